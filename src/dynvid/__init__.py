@@ -1,3 +1,22 @@
 """Dynamic inference for video recognition: easy videos leave early, and the saving is executed."""
 
+from dynvid.nets import DepthExitNet, ExitNet, InputExitNet, Prediction, Stream, UnifiedExitNet
+from dynvid.policy import ThresholdPolicy
+from dynvid.routes import Exit, depth_route, frame_groups, input_route, unified_route
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "DepthExitNet",
+    "Exit",
+    "ExitNet",
+    "InputExitNet",
+    "Prediction",
+    "Stream",
+    "ThresholdPolicy",
+    "UnifiedExitNet",
+    "depth_route",
+    "frame_groups",
+    "input_route",
+    "unified_route",
+]

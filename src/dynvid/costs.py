@@ -1,0 +1,43 @@
+"""What an exit costs, counted on the program that deployment runs."""
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+if TYPE_CHECKING:
+    from dynvid.nets.exit_net import ExitNet
+
+
+def count_gmacs(net: "ExitNet", size: int | None = None, exits: Sequence[int] | None = None) -> tuple[float, ...]:
+    """GMACs per video up to each exit, with every head evaluated on the way.
+
+    One MAC is one multiply-add of a convolution, matrix product or attention; the papers' "FLOPs". The streaming
+    program runs on meta tensors, so nothing is computed.
+
+    Args:
+        net: The net; it is not changed.
+        size: Height and width in pixels, `net.input_size` by default.
+        exits: Positions on the route to count, all by default; `[-1]` is full inference.
+
+    Returns:
+        Cumulative GMACs in the order of `exits`.
+
+    Example:
+        >>> from dynvid import DepthExitNet
+        >>> net = DepthExitNet("test_resnet", num_classes=5, num_frames=2, input_size=64)
+        >>> [round(gmacs, 4) for gmacs in count_gmacs(net)]
+        [0.0247, 0.0336, 0.0378]
+    """
+    size = size or net.input_size
+    shadow = copy.deepcopy(net).to("meta").eval()
+    video = torch.empty(1, net.num_frames, 3, size, size, device="meta", dtype=shadow.mean.dtype)
+    stream = shadow.stream(video, exits=exits)
+    counted = []
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        while not stream.finished:
+            stream.advance()
+            counted.append(counter.get_total_flops() / 2e9)
+    return tuple(counted)

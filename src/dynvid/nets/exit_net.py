@@ -1,0 +1,333 @@
+"""Nets with exits on a grid of frames and depth."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from dynvid.costs import count_gmacs
+from dynvid.nets.shift import Frames, Shift, insert_shift, running
+from dynvid.nets.stages import Backbone, TimmBackbone
+from dynvid.nets.stream import Activations, FrameSource, Stream
+from dynvid.policy import ThresholdPolicy
+from dynvid.routes import (
+    Exit,
+    FrameOrder,
+    Route,
+    check_route,
+    depth_route,
+    frame_groups,
+    input_route,
+    unified_route,
+)
+
+Heads = Literal["depth", "exit"]
+
+
+class Prediction(NamedTuple):
+    """What early exit found, all of shape (B,).
+
+    Attributes:
+        label: Class index, int64.
+        probability: Softmax probability of that class, float.
+        exit: Position on the route of the exit taken, int64.
+    """
+
+    label: Tensor
+    probability: Tensor
+    exit: Tensor
+
+
+class ExitNet(nn.Module):
+    """A 2-D backbone with exits along a route through frames and depth.
+
+    The base class has one exit, full inference: with `shift="bidirectional"` it is TSM, with `shift="none"` TSN.
+    `DepthExitNet`, `InputExitNet` and `UnifiedExitNet` differ in their default route and frame order only.
+
+    Videos are (B, T, C, H, W) in temporal order: uint8 RGB, which the net normalises, or float, taken as normalised.
+
+    Args:
+        backbone: A timm model name.
+        num_classes: Classes.
+        num_frames: Frames T of a clip.
+        route: Exits (frames, depth); the class has a default.
+        frame_order: Processing order of the frames; the class has a default.
+        shift: `online`: features go to the next frame of the group; `bidirectional`: TSM's shift, which needs all
+            frames at once; `none`.
+        heads: `depth`: exits at the same depth share their classifier; `exit`: each exit has its own.
+        pretrained: True for timm's weights, or the path of a file with weights of the backbone.
+        dropout: Before the last layer of each head.
+        input_size: Height and width in pixels that the net is used, and its cost counted, with.
+        shift_div: One channel in `shift_div` is shifted.
+        backbone_args: More arguments for `timm.create_model`.
+
+    Raises:
+        ValueError: Unknown backbone, invalid route, or a shift that the route does not allow.
+
+    Example:
+        >>> net = UnifiedExitNet("test_resnet", num_classes=5, num_frames=8).eval()
+        >>> [tuple(e) for e in net.route]
+        [(2, 2), (4, 3), (4, 4), (8, 4)]
+        >>> net(torch.zeros(2, 8, 3, 64, 64)).shape  # one row of logits per exit
+        torch.Size([4, 2, 5])
+    """
+
+    default_frame_order: ClassVar[FrameOrder] = "chronological"
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        num_classes: int = 400,
+        num_frames: int = 16,
+        route: Sequence[tuple[int, int]] | None = None,
+        frame_order: FrameOrder | None = None,
+        shift: Shift = "online",
+        heads: Heads = "depth",
+        pretrained: bool | str = False,
+        dropout: float = 0.0,
+        input_size: int = 224,
+        shift_div: int = 8,
+        backbone_args: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        body: Backbone = TimmBackbone(backbone, pretrained, **(backbone_args or {}))
+        depths = len(body.segments)
+        self.route: Route = check_route(
+            self.default_route(num_frames, body.exit_depths) if route is None else route, num_frames, depths
+        )
+        frame_order = frame_order or self.default_frame_order
+        groups = frame_groups(num_frames, frame_order)
+        self.order = [t for group in groups for t in group]
+        self.fresh = tuple(t == group[0] for group in groups for t in group)
+        _check_shift(shift, self.route, frame_order)
+
+        self.num_classes, self.num_frames, self.input_size = num_classes, num_frames, input_size
+        self.segments = body.segments
+        insert_shift(self.segments, shift, shift_div)
+        exits_at = sorted({depth for _, depth in self.route})
+        self.embeddings = nn.ModuleDict({str(d): body.embedding(d) for d in exits_at})
+        self._head_of = [str(e.depth if heads == "depth" else k) for k, e in enumerate(self.route)]
+        self.heads = nn.ModuleDict()
+        for name, e in zip(self._head_of, self.route, strict=True):
+            if name not in self.heads:
+                self.heads[name] = body.head(e.depth, num_classes, dropout)
+        self.register_buffer("mean", torch.tensor(body.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(body.std).view(3, 1, 1))
+        self.to(memory_format=torch.channels_last)
+        self._init_args = {
+            "backbone": backbone,
+            "num_classes": num_classes,
+            "num_frames": num_frames,
+            "route": [list(e) for e in self.route],
+            "frame_order": frame_order,
+            "shift": shift,
+            "heads": heads,
+            "dropout": dropout,
+            "input_size": input_size,
+            "shift_div": shift_div,
+            "backbone_args": backbone_args,
+        }
+
+    @staticmethod
+    def default_route(num_frames: int, depths: Sequence[int]) -> Route:
+        """The route of this class over `num_frames` frames and the backbone's exit depths."""
+        return (Exit(num_frames, depths[-1]),)
+
+    def spec(self) -> dict[str, Any]:
+        """This net as plain data, `{"class_path", "init_args"}`, without its weights; `net_from_spec` builds it."""
+        cls = type(self)
+        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(self._init_args)}
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Compute all exits in one parallel pass, for training and evaluation.
+
+        Args:
+            video: uint8 or normalised float (B, T, C, H, W).
+
+        Returns:
+            Logits (K, B, classes), in the order of the route.
+
+        Raises:
+            ValueError: The video has another shape.
+        """
+        self.check_video(video)
+        batch = len(video)
+        x: Activations = self.to_frames(video[:, self.order])
+        logits: dict[int, Tensor] = {}
+        for depth in range(1, len(self.segments) + 1):
+            x = self.run_segment(depth, x, Frames(self.fresh))
+            at_depth = [k for k, e in enumerate(self.route) if e.depth == depth]
+            if at_depth:
+                last = self.route[at_depth[-1]].frames
+                embedded = self.embed(depth, tree_map(lambda y: y[: last * batch], x))  # noqa: B023
+                embedded = embedded.unflatten(0, (last, batch))
+                logits |= {k: self.classify(k, embedded[: self.route[k].frames].mean(0)) for k in at_depth}
+        return torch.stack([logits[k] for k in range(len(self.route))])
+
+    def stream(
+        self,
+        video: Tensor | FrameSource,
+        batch: int | None = None,
+        exits: Sequence[int] | None = None,
+    ) -> Stream:
+        """Walk the route exit by exit, computing only what is new; see `Stream` for the arguments."""
+        return Stream(self, video, batch, exits)
+
+    @torch.no_grad()
+    def predict(
+        self, video: Tensor | FrameSource, policy: ThresholdPolicy, batch: int | None = None
+    ) -> Prediction:
+        """Classify each video at the first exit that is sure enough; finished videos leave the batch.
+
+        Args:
+            video: As for `stream`.
+            policy: Says when an exit is sure enough.
+            batch: Number of videos, where `video` is a function.
+
+        Raises:
+            RuntimeError: The net is in training mode, where batch norm would mix the videos.
+            ValueError: The policy was made for another number of exits.
+
+        Example:
+            >>> net = UnifiedExitNet("test_resnet", num_classes=5, num_frames=8).eval()
+            >>> policy = ThresholdPolicy(thresholds=[0.0, 0.9, 0.9, 0.0])  # the first exit is always sure
+            >>> net.predict(torch.zeros(2, 8, 3, 64, 64), policy).exit
+            tensor([0, 0])
+        """
+        if self.training:
+            raise RuntimeError("predict needs eval mode: call net.eval() first")
+        if policy.num_exits != len(self.route):
+            raise ValueError(f"the policy has {policy.num_exits} thresholds, the route {len(self.route)} exits")
+        stream = self.stream(video, batch)
+        device = self.mean.device
+        videos = len(stream.videos)
+        label = torch.zeros(videos, dtype=torch.long, device=device)
+        exit_taken = torch.zeros_like(label)
+        probability = torch.zeros(videos, device=device)
+        while len(stream.videos):
+            position, logits = stream.position, stream.advance()
+            done = policy.confident(position, logits) | stream.finished
+            best, rows = logits.float().softmax(-1).max(-1), stream.videos[done]
+            label[rows], probability[rows] = best.indices[done], best.values[done]
+            exit_taken[rows] = position
+            stream.keep(~done)
+        return Prediction(label, probability, exit_taken)
+
+    @cached_property
+    def gmacs(self) -> tuple[float, ...]:
+        """GMACs per video up to each exit, all heads on the way included, at `input_size`."""
+        return count_gmacs(self)
+
+    @cached_property
+    def full_gmacs(self) -> float:
+        """GMACs per video of full inference, which evaluates the last exit's head only, at `input_size`."""
+        return count_gmacs(self, exits=[-1])[0]
+
+    def check_video(self, video: Tensor) -> None:
+        """Raise ValueError unless `video` is (B, num_frames, 3, H, W)."""
+        if video.dim() != 5 or video.shape[1] != self.num_frames or video.shape[2] != 3:
+            raise ValueError(
+                f"video has shape {tuple(video.shape)}: this net takes (B, {self.num_frames}, 3, H, W)"
+            )
+
+    def to_frames(self, video: Tensor) -> Tensor:
+        """(B, n, C, H, W), uint8 or float -> frame-major normalised (n * B, C, H, W) in channels-last."""
+        x = video.transpose(0, 1).flatten(0, 1).to(self.mean.device)
+        if not x.is_floating_point():
+            x = x.to(self.mean.dtype).sub(self.mean * 255).div_(self.std * 255)
+        return x.to(self.mean.dtype).contiguous(memory_format=torch.channels_last)
+
+    def run_segment(self, depth: int, x: Activations, frames: Frames) -> Activations:
+        """Take activations through segment `depth` (1 is the first); `frames` says which frames they are."""
+        with running(frames):
+            return self.segments[depth - 1](x)
+
+    def embed(self, depth: int, x: Activations) -> Tensor:
+        """One vector per frame: activations of n * B frames at `depth` -> (n * B, channels)."""
+        embedded: Tensor = self.embeddings[str(depth)](x)
+        return embedded
+
+    def classify(self, position: int, embedded: Tensor) -> Tensor:
+        """Mean embedding (B, channels) -> logits (B, classes) of the exit at `position` of the route."""
+        logits: Tensor = self.heads[self._head_of[position]](embedded)
+        return logits
+
+
+class DepthExitNet(ExitNet):
+    """Depth-wise dynamic inference: all frames at once, one exit per depth (Figure 2(a)).
+
+    Example:
+        >>> [tuple(e) for e in DepthExitNet("test_resnet", num_classes=5, num_frames=8).route]
+        [(8, 2), (8, 3), (8, 4)]
+    """
+
+    @staticmethod
+    def default_route(num_frames: int, depths: Sequence[int]) -> Route:
+        """See `depth_route`."""
+        return depth_route(num_frames, depths)
+
+
+class InputExitNet(ExitNet):
+    """Input-wise dynamic inference: full depth, an exit after 1, 2, 4, ... permuted frames (Figure 2(c)).
+
+    `frame_order="chronological"` makes it Figure 2(b).
+
+    Example:
+        >>> [tuple(e) for e in InputExitNet("test_resnet", num_classes=5, num_frames=8).route]
+        [(1, 4), (2, 4), (4, 4), (8, 4)]
+    """
+
+    default_frame_order = "thue_morse"
+
+    @staticmethod
+    def default_route(num_frames: int, depths: Sequence[int]) -> Route:
+        """See `input_route`."""
+        return input_route(num_frames, depths)
+
+
+class UnifiedExitNet(ExitNet):
+    """Unified dynamic inference: a staircase through frames and depth (Figure 2(d)).
+
+    Example:
+        >>> [tuple(e) for e in UnifiedExitNet("test_resnet", num_classes=5, num_frames=16).route]
+        [(4, 2), (8, 3), (8, 4), (16, 4)]
+    """
+
+    default_frame_order = "thue_morse"
+
+    @staticmethod
+    def default_route(num_frames: int, depths: Sequence[int]) -> Route:
+        """See `unified_route`."""
+        return unified_route(num_frames, depths)
+
+
+def net_from_spec(spec: dict[str, Any]) -> ExitNet:
+    """Build the net that `ExitNet.spec` describes, with fresh weights.
+
+    The class is looked up among the subclasses of ExitNet that are already imported; nothing is imported.
+
+    Raises:
+        ValueError: No such class is imported.
+    """
+    known: list[type[ExitNet]] = [ExitNet]
+    for cls in known:
+        known += cls.__subclasses__()
+    for cls in known:
+        if f"{cls.__module__}.{cls.__qualname__}" == spec["class_path"]:
+            return cls(**spec["init_args"])
+    raise ValueError(f"{spec['class_path']} is not an imported subclass of ExitNet: import its module first")
+
+
+def _check_shift(shift: Shift, route: Route, frame_order: FrameOrder) -> None:
+    if shift not in ("online", "bidirectional", "none"):
+        raise ValueError(f"unknown shift {shift!r}: use online, bidirectional or none")
+    if shift == "bidirectional" and (route[0].frames != route[-1].frames or frame_order != "chronological"):
+        raise ValueError(
+            "the bidirectional shift looks at later frames: it needs all frames at every exit and "
+            "frame_order='chronological'; use shift='online' for progressive routes"
+        )
