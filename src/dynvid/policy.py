@@ -26,9 +26,7 @@ def negative_entropy(logits: Tensor) -> Tensor:
     return (log_p.exp() * log_p).sum(-1)
 
 
-SCORES: dict[str, Callable[[Tensor], Tensor]] = {
-    f.__name__: f for f in (max_probability, margin, negative_entropy)
-}
+SCORES: dict[str, Callable[[Tensor], Tensor]] = {f.__name__: f for f in (max_probability, margin, negative_entropy)}
 
 
 class ThresholdPolicy(nn.Module):

@@ -4,6 +4,7 @@ An *exit* is a cell of the grid with a classifier on it. The paper calls it a ch
 saved weights, so here it is an exit everywhere.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -55,7 +56,7 @@ def check_route(route: Iterable[Sequence[int]], num_frames: int, num_depths: int
             raise ValueError(f"exit {position} ({frames}, {depth}) needs frames between 1 and {num_frames}")
         if not 1 <= depth <= num_depths:
             raise ValueError(f"exit {position} ({frames}, {depth}) needs a depth between 1 and {num_depths}")
-    for position, (before, after) in enumerate(zip(exits, exits[1:], strict=False), 2):
+    for position, (before, after) in enumerate(itertools.pairwise(exits), 2):
         step = f"exit {position} {tuple(after)} after {tuple(before)}"
         if after.frames < before.frames or after.depth < before.depth:
             raise ValueError(f"{step} goes back: frames and depth may only grow along a route")
@@ -164,7 +165,7 @@ def frame_groups(num_frames: int, scheme: FrameOrder) -> tuple[tuple[int, ...], 
 
 def _depths(depths: int | Sequence[int]) -> tuple[int, ...]:
     found = tuple(range(1, depths + 1)) if isinstance(depths, int) else tuple(depths)
-    if not found or found[0] < 1 or any(b <= a for a, b in zip(found, found[1:], strict=False)):
+    if not found or found[0] < 1 or any(b <= a for a, b in itertools.pairwise(found)):
         raise ValueError(f"depths {depths!r}: give a positive number, or ascending depths from 1 on")
     return found
 

@@ -10,4 +10,12 @@ from dynvid.nets.exit_net import (
 )
 from dynvid.nets.stream import Stream
 
-__all__ = ["DepthExitNet", "ExitNet", "InputExitNet", "Prediction", "Stream", "UnifiedExitNet", "net_from_spec"]
+__all__ = [
+    "DepthExitNet",
+    "ExitNet",
+    "InputExitNet",
+    "Prediction",
+    "Stream",
+    "UnifiedExitNet",
+    "net_from_spec",
+]

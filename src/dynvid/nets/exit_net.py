@@ -165,7 +165,7 @@ class ExitNet(nn.Module):
             if at_depth:
                 last = self.route[at_depth[-1]].frames
                 embedded = self.embed(depth, tree_map(lambda y: y[: last * batch], x))  # noqa: B023
-                embedded = embedded.unflatten(0, (last, batch))
+                embedded = embedded.view(last, batch, -1)
                 logits |= {k: self.classify(k, embedded[: self.route[k].frames].mean(0)) for k in at_depth}
         return torch.stack([logits[k] for k in range(len(self.route))])
 
@@ -179,9 +179,7 @@ class ExitNet(nn.Module):
         return Stream(self, video, batch, exits)
 
     @torch.no_grad()
-    def predict(
-        self, video: Tensor | FrameSource, policy: ThresholdPolicy, batch: int | None = None
-    ) -> Prediction:
+    def predict(self, video: Tensor | FrameSource, policy: ThresholdPolicy, batch: int | None = None) -> Prediction:
         """Classify each video at the first exit that is sure enough; finished videos leave the batch.
 
         Args:
@@ -231,9 +229,7 @@ class ExitNet(nn.Module):
     def check_video(self, video: Tensor) -> None:
         """Raise ValueError unless `video` is (B, num_frames, 3, H, W)."""
         if video.dim() != 5 or video.shape[1] != self.num_frames or video.shape[2] != 3:
-            raise ValueError(
-                f"video has shape {tuple(video.shape)}: this net takes (B, {self.num_frames}, 3, H, W)"
-            )
+            raise ValueError(f"video has shape {tuple(video.shape)}: this net takes (B, {self.num_frames}, 3, H, W)")
 
     def to_frames(self, video: Tensor) -> Tensor:
         """(B, n, C, H, W), uint8 or float -> frame-major normalised (n * B, C, H, W) in channels-last."""

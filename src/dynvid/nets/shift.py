@@ -4,6 +4,7 @@ Activations are frame-major, (n * B, C, H, W): the B videos of frame 0, then tho
 frames before and after are a slice away, and memory formats survive.
 """
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -75,7 +76,7 @@ class OnlineTemporalShift(nn.Module):
         shifted = x[:, :fold]
         earlier: list[Tensor] = []
         begins = [0, *(t for t in range(1, count) if frames.fresh[t]), count]
-        for begin, end in zip(begins, begins[1:], strict=False):
+        for begin, end in itertools.pairwise(begins):
             first = torch.zeros_like(shifted[:batch]) if frames.fresh[begin] else frames.memory[id(self)]
             earlier += [first, shifted[begin * batch : (end - 1) * batch]]
         if frames.remember:

@@ -60,7 +60,7 @@ class TimmBackbone(Backbone):
     def __init__(self, name: str, pretrained: bool | str = False, **kwargs: Any) -> None:
         super().__init__()
         model = _create(name, pretrained, kwargs)
-        config = model.pretrained_cfg
+        config: dict[str, Any] = model.pretrained_cfg
         self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
         self.segments = _cut(name, model)
         self.channels = [info["num_chs"] for info in _stages(model)]
@@ -81,22 +81,21 @@ class TimmBackbone(Backbone):
         return exit_head(self.channels[depth - 1], hidden, num_classes, dropout)
 
 
-def _create(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> nn.Module:
+def _create(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> Any:
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:5])
         raise ValueError(f"timm has no model {name!r}" + (f": near it are {near}" if near else ""))
     if isinstance(pretrained, str):
         kwargs = kwargs | {"pretrained_cfg_overlay": {"file": pretrained}}
-    model: nn.Module = timm.create_model(name, pretrained=bool(pretrained), num_classes=0, **kwargs)
-    return model
+    return timm.create_model(name, pretrained=bool(pretrained), num_classes=0, **kwargs)
 
 
-def _stages(model: nn.Module) -> list[dict[str, Any]]:
+def _stages(model: Any) -> list[dict[str, Any]]:
     # The stem's half-resolution output ends no segment: an exit there would see edges only.
     return [info for info in getattr(model, "feature_info", []) if info["reduction"] > 2]
 
 
-def _cut(name: str, model: nn.Module) -> nn.ModuleList:
+def _cut(name: str, model: Any) -> nn.ModuleList:
     ends = [info["module"] for info in _stages(model)]
     segments: list[nn.Sequential] = [nn.Sequential()]
     for path, layer in _chain(model, ends):
@@ -126,14 +125,15 @@ def _chain(model: nn.Module, ends: list[str]) -> list[tuple[str, nn.Module]]:
 
 
 @torch.no_grad()
-def _same(model: nn.Module, segments: nn.Module) -> bool:
+def _same(model: Any, segments: nn.Module) -> bool:
     """Whether the segments compute the model's features, tried on one small image."""
     parameter = next(model.parameters())
     if parameter.is_meta:
         return True  # nothing to compare; the same model was checked when it was built with values
     was_training = model.training
     model.eval()
-    size = model.pretrained_cfg.get("input_size", (3, 64, 64)) if _fixed_size(model) else (3, 64, 64)
+    fixed = model.pretrained_cfg.get("fixed_input_size", False)
+    size = model.pretrained_cfg["input_size"] if fixed else (3, 64, 64)
     image = torch.linspace(-1, 1, 3 * size[1] * size[2], dtype=parameter.dtype).reshape(1, 3, *size[1:])
     try:
         expected, found = model.forward_features(image), segments(image)
@@ -142,7 +142,3 @@ def _same(model: nn.Module, segments: nn.Module) -> bool:
         return False
     finally:
         model.train(was_training)
-
-
-def _fixed_size(model: nn.Module) -> bool:
-    return bool(model.pretrained_cfg.get("fixed_input_size", False))

@@ -94,7 +94,7 @@ class Stream:
             if self._reached[d] < frames:
                 fresh = self._run(d, frames)
         # Routes never go back, so what reached this depth since its last exit is what was run just now.
-        embedded = self.net.embed(depth, fresh).unflatten(0, (-1, len(self.videos))).sum(0)
+        embedded = _by_frame(self.net.embed(depth, fresh), len(self.videos)).sum(0)
         self._sums[depth] = self._sums[depth] + embedded if depth in self._sums else embedded
         if depth == len(self.net.segments):
             self._pending[depth] = None  # nothing lies deeper
@@ -113,7 +113,7 @@ class Stream:
         batch = len(self.videos)
         self.videos = self.videos[rows]
         self._pending = [tree_map(lambda x: _take(x, rows, batch), x) for x in self._pending]
-        self._memory = [{k: _take(x, rows, batch) for k, x in memory.items()} for memory in self._memory]
+        self._memory = [tree_map(lambda x: _take(x, rows, batch), memory) for memory in self._memory]
         self._sums = {depth: x[rows] for depth, x in self._sums.items()}
 
     def _run(self, depth: int, stop: int) -> Activations:
@@ -143,5 +143,10 @@ def _take(x: Tensor | None, rows: Tensor, batch: int) -> Tensor | None:
         return None
     images = x.dim() == 4
     y = x.permute(0, 2, 3, 1) if images else x
-    y = y.unflatten(0, (-1, batch)).index_select(1, rows).flatten(0, 1)
+    y = _by_frame(y, batch).index_select(1, rows).flatten(0, 1)
     return y.permute(0, 3, 1, 2) if images else y
+
+
+def _by_frame(x: Tensor, batch: int) -> Tensor:
+    """(n * B, ...) -> (n, B, ...)."""
+    return x.view(-1, batch, *x.shape[1:])

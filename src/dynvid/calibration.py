@@ -1,0 +1,124 @@
+"""Thresholds, found on a split that is neither trained on nor tested on."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynvid.policy import choose_exits
+
+# MSDNet's grid: exit k is given a share of the videos proportional to q**k.
+SHARE_RATIOS = tuple(round(0.05 * step, 2) for step in range(1, 40))
+
+
+class Operation(NamedTuple):
+    """What M sets of thresholds lead to on N videos.
+
+    Attributes:
+        accuracy: Top-1 in [0, 1], (M,).
+        gmacs: Mean GMACs per video, (M,).
+        share: Share of the videos that take each exit, (M, K).
+    """
+
+    accuracy: Tensor
+    gmacs: Tensor
+    share: Tensor
+
+
+def operate(scores: Tensor, correct: Tensor, gmacs: Sequence[float], thresholds: Tensor) -> Operation:
+    """Apply sets of thresholds to recorded scores.
+
+    Args:
+        scores: How sure each exit is of each video, float (K, N).
+        correct: Whether it is right, bool (K, N).
+        gmacs: Cumulative cost of each exit, K numbers.
+        thresholds: Float (M, K).
+
+    Example:
+        >>> scores = torch.tensor([[0.9, 0.2], [0.8, 0.7]])
+        >>> correct = torch.tensor([[True, False], [True, True]])
+        >>> operate(scores, correct, [1.0, 3.0], torch.tensor([[0.5, 0.0]]))
+        Operation(accuracy=tensor([1.]), gmacs=tensor([2.]), share=tensor([[0.5000, 0.5000]]))
+    """
+    exits, videos = scores.shape
+    taken = torch.stack([choose_exits(scores, row) for row in thresholds])  # (M, N)
+    right = correct[taken, torch.arange(videos, device=scores.device)]
+    share = torch.stack([(taken == k).float().mean(1) for k in range(exits)], dim=1)
+    return Operation(right.float().mean(1), share @ torch.tensor(gmacs, device=share.device).to(share), share)
+
+
+def sweep_thresholds(scores: Tensor) -> Tensor:
+    """MSDNet's budgeted batch rule: scores (K, N) -> thresholds (40, K), from cheap to full inference.
+
+    For each q of `SHARE_RATIOS`, exit k shall be taken by a share of the videos proportional to q**k: among the
+    videos still there, the surest floor(N * share) leave, and the threshold is the score of the last that left. A
+    quota of 0 switches the exit off. Huang et al., Multi-Scale Dense Networks, ICLR 2018. The last row is full
+    inference.
+
+    Example:
+        >>> sweep_thresholds(torch.rand(3, 100)).shape
+        torch.Size([40, 3])
+    """
+    exits, videos = scores.shape
+    rows = []
+    for ratio in SHARE_RATIOS:
+        shares = torch.tensor([ratio**k for k in range(1, exits + 1)], dtype=torch.float64)
+        quotas = (videos * shares / shares.sum()).floor().long().tolist()
+        rows.append(_fill_quotas(scores, quotas))
+    rows.append(torch.full((exits,), torch.inf))
+    thresholds = torch.stack(rows)
+    thresholds[:, -1] = -torch.inf
+    return thresholds
+
+
+def thresholds_for_budget(scores: Tensor, correct: Tensor, gmacs: Sequence[float], budget: float) -> Tensor:
+    """The most accurate thresholds (K,) of the sweep whose mean cost is at most `budget` GMACs per video.
+
+    Args: See `operate`.
+
+    Raises:
+        ValueError: Even leaving everything at the first exit costs more.
+    """
+    if gmacs[0] > budget:
+        raise ValueError(f"a budget of {budget:g} GMACs is below the first exit, which costs {gmacs[0]:g}")
+    exits = len(gmacs)
+    first = torch.full((1, exits), -torch.inf)  # everything leaves at the first exit: the cheapest there is
+    thresholds = torch.cat([sweep_thresholds(scores), first])
+    found = operate(scores, correct, gmacs, thresholds)
+    accuracy = found.accuracy.masked_fill(found.gmacs > budget, -1.0)
+    return _best(thresholds, accuracy == accuracy.max(), found.gmacs)
+
+
+def thresholds_for_drop(scores: Tensor, correct: Tensor, gmacs: Sequence[float], max_drop: float) -> Tensor:
+    """The cheapest thresholds (K,) of the sweep that lose at most `max_drop` of the last exit's top-1.
+
+    Args: See `operate`; `max_drop` is in [0, 1], 0.01 is one point.
+
+    Example:
+        >>> scores = torch.tensor([[0.9, 0.2, 0.3, 0.1], [0.8, 0.7, 0.9, 0.8]])
+        >>> correct = torch.tensor([[True, False, False, False], [True, True, True, True]])
+        >>> thresholds_for_drop(scores, correct, [1.0, 3.0], max_drop=0.0)
+        tensor([0.9000,   -inf])
+    """
+    thresholds = sweep_thresholds(scores)
+    found = operate(scores, correct, gmacs, thresholds)
+    allowed = found.accuracy >= correct[-1].float().mean() - max_drop - 1e-6  # 1e-6: rounding of the means
+    return _best(thresholds, allowed, found.gmacs)
+
+
+def _fill_quotas(scores: Tensor, quotas: list[int]) -> Tensor:
+    exits, videos = scores.shape
+    inside = torch.ones(videos, dtype=torch.bool, device=scores.device)
+    thresholds = torch.full((exits,), torch.inf)
+    for k in range(exits - 1):
+        quota = min(quotas[k], int(inside.sum()))
+        if quota:
+            leaving = scores[k].masked_fill(~inside, -torch.inf).topk(quota).values[-1]
+            thresholds[k] = leaving
+            inside &= scores[k] < leaving
+    return thresholds
+
+
+def _best(thresholds: Tensor, allowed: Tensor, gmacs: Tensor) -> Tensor:
+    return thresholds[gmacs.masked_fill(~allowed, torch.inf).argmin()]

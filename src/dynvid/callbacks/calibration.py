@@ -1,0 +1,40 @@
+"""Find thresholds after each validation, so that every checkpoint holds those of its own weights."""
+
+import pytorch_lightning as pl
+import torch
+
+from dynvid.calibration import sweep_thresholds, thresholds_for_budget, thresholds_for_drop
+from dynvid.module import DynamicInferenceModule
+
+
+class Calibration(pl.Callback):
+    """Set the module's thresholds on the validation split at the end of each validation of `fit`.
+
+    Args:
+        max_drop: Top-1 that early exit may lose against the last exit, in [0, 1]; 0.01 is one point.
+        budget: Mean GMACs per video to stay within instead; `max_drop` is then not used.
+
+    Raises:
+        ValueError: The budget does not reach the first exit.
+
+    Example:
+        >>> Calibration(budget=20.0).budget
+        20.0
+    """
+
+    def __init__(self, max_drop: float = 0.01, budget: float | None = None) -> None:
+        self.max_drop, self.budget = max_drop, budget
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Calibrate; Lightning saves checkpoints after this."""
+        assert isinstance(pl_module, DynamicInferenceModule)
+        if trainer.sanity_checking or trainer.state.fn != "fit" or pl_module.curve is None:
+            return
+        scores, correct, gmacs = pl_module.curve.scores, pl_module.curve.correct, pl_module.net.gmacs
+        if self.budget is None:
+            thresholds = thresholds_for_drop(scores, correct, gmacs, self.max_drop)
+        else:
+            thresholds = thresholds_for_budget(scores, correct, gmacs, self.budget)
+        with torch.no_grad():
+            pl_module.policy.thresholds.copy_(thresholds)
+            pl_module.curve_thresholds.copy_(sweep_thresholds(scores))

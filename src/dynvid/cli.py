@@ -1,0 +1,179 @@
+"""The command line: fit, validate, test and predict on LightningCLI, and plain commands beside them."""
+
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # exported at run time
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+import dynvid
+import dynvid.data  # so that `--data UCF101DataModule` is known by its short name
+from dynvid import commands
+from dynvid.callbacks import Calibration, FlopsAccuracyReport, PredictionWriter
+from dynvid.data import VideoDataModule, VideoError
+from dynvid.module import DynamicInferenceModule
+
+USAGE = """\
+usage: dynvid COMMAND ...
+
+  fit       train and calibrate          dynvid fit --config quickstart.yaml
+  validate  evaluate on the validation split
+  test      accuracy and GMACs, full and dynamic
+                                         dynvid test --config quickstart.yaml --ckpt_path best
+  predict   write predictions.csv        dynvid predict --config quickstart.yaml --ckpt_path best
+  classify  label video files            dynvid classify CHECKPOINT VIDEO_OR_FOLDER ...
+
+Ready configs: {configs}
+`dynvid COMMAND --help` shows the arguments of a command."""
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run one command; what is wrong with the input is said in one line, with a non-zero exit code.
+
+    Args:
+        args: Arguments, `sys.argv[1:]` by default.
+
+    Raises:
+        SystemExit: 1 where the input is at fault, 2 where the arguments are.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of a deprecated torch call
+    warnings.filterwarnings("ignore", message="The dirpath has changed")  # each run has a folder of its own
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE.format(configs=", ".join(sorted(_configs()))))
+        return
+    if arguments[0] == "--version":
+        print(dynvid.__version__)
+        return
+    try:
+        if arguments[0] not in (*LightningCLI.subcommands(), "classify"):
+            raise ValueError(f"there is no command {arguments[0]!r}; `dynvid --help` lists them")
+        if arguments[0] == "classify":
+            options = _classify_parser().parse_args(arguments[1:])
+            sys.exit(commands.classify(options.checkpoint, options.paths, options.json))
+        DynvidCLI(
+            DynamicInferenceModule,
+            VideoDataModule,
+            subclass_mode_data=True,
+            args=args,  # None: LightningCLI reads sys.argv and does not warn that it was given both
+            parser_class=Parser,
+            parser_kwargs={"prog": "dynvid"},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+    except Exception as error:
+        if not _input_is_at_fault(error):
+            raise
+        # A loader process hands on its traceback as the message; the error itself is the last line.
+        message = str(error).strip().splitlines()[-1].removeprefix("dynvid.data.video.VideoError: ")
+        print(f"dynvid: error: {message}", file=sys.stderr)
+        sys.exit(1)
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors are one line: the usage of `fit` alone fills a screen."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong and leave with exit code 2."""
+        self.exit(2, f"dynvid: error: {' '.join(message.split())}\n")
+
+
+class DynvidCLI(LightningCLI):
+    """LightningCLI with packaged configs, and with what the data knows handed to the net."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Let `--config` take the name of a packaged config."""
+        parser = self.parser_class(**kwargs)
+        parser.add_argument("-c", "--config", action=ConfigFile, help="A YAML file, or the name of a packaged config.")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks that are always on, and the links from data to net."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/mean_exit_accuracy",
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best",
+                "checkpoint.save_last": True,
+            }
+        )
+        parser.add_lightning_class_args(Calibration, "calibration")
+        parser.add_lightning_class_args(FlopsAccuracyReport, "report")
+        parser.add_lightning_class_args(PredictionWriter, "writer")
+        for source, target in (
+            ("num_classes", "num_classes"),
+            ("num_frames", "num_frames"),
+            ("size", "input_size"),
+        ):
+            parser.link_arguments(f"data.{source}", f"model.net.init_args.{target}", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Find `--ckpt_path last` and `best` in the newest run under the root folder.
+
+        Raises:
+            ValueError: There is none, or a command that needs a checkpoint was given none.
+        """
+        config = self.config[self.subcommand]
+        wanted = config.get("ckpt_path")
+        if wanted in ("last", "best"):
+            root = Path(config.trainer.default_root_dir or ".")
+            found = [*root.glob(f"lightning_logs/*/checkpoints/{wanted}*.ckpt")]
+            if not found:
+                raise ValueError(
+                    f"--ckpt_path {wanted}: no checkpoint under {root}; run `dynvid fit` with this config first"
+                )
+            config.ckpt_path = str(max(found, key=lambda path: path.stat().st_mtime))
+            print(f"checkpoint: {config.ckpt_path}")
+        elif wanted is None and self.subcommand != "fit":
+            raise ValueError(f"{self.subcommand} needs --ckpt_path: best, last, or the path of a checkpoint")
+        elif wanted is not None and not Path(wanted).is_file():
+            raise ValueError(f"--ckpt_path {wanted}: no such file")
+        if self.subcommand in ("test", "validate"):
+            config.verbose = False  # the report prints its own table
+        if self.subcommand == "predict":
+            config.return_predictions = False  # they are written as they come
+
+
+class ConfigFile(ActionConfigFile):  # type: ignore[misc]
+    """A config given by path or by the name of a packaged one."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Resolve the name, then parse."""
+        name = str(values)
+        if not Path(name).is_file() and Path(name).suffix in (".yaml", ".yml"):
+            if name not in _configs():
+                parser.error(
+                    f"config {name}: no such file, and no packaged config; there are {', '.join(sorted(_configs()))}"
+                )
+            name = str(_configs()[name])
+        super().__call__(parser, cfg, name, option_string)
+
+
+def _classify_parser() -> Parser:
+    parser = Parser(prog="dynvid classify", description="Label videos; each is decoded and computed as far as needed.")
+    parser.add_argument("checkpoint", help="A checkpoint of `dynvid fit`.")
+    parser.add_argument("paths", nargs="+", help="Video files, folders of JPEG frames, or folders of video files.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object per video.")
+    return parser
+
+
+def _configs() -> dict[str, Path]:
+    package = Path(dynvid.__file__).parent
+    folders = (
+        package.parents[1] / "configs",
+        package / "configs",
+    )  # an editable install has them in the repository
+    return {path.name: path for folder in folders for path in folder.glob("*.yaml")}
+
+
+def _input_is_at_fault(error: Exception) -> bool:
+    """Errors that dynvid raises on purpose, or that the operating system raises on paths; others are bugs."""
+    if isinstance(error, VideoError | OSError):
+        return True
+    innermost = traceback.extract_tb(error.__traceback__)[-1].filename
+    return isinstance(error, ValueError) and Path(innermost).is_relative_to(Path(dynvid.__file__).parent)

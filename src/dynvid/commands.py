@@ -1,0 +1,104 @@
+"""Commands beside training and testing, as plain functions."""
+
+import json as json_format
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from dynvid.data import VideoError, open_video
+from dynvid.data.sampling import segment_indices
+from dynvid.data.transforms import decode_size, eval_transform
+from dynvid.data.video import VIDEO_SUFFIXES
+from dynvid.module import DynamicInferenceModule
+
+
+def classify(checkpoint: str, paths: list[str], json: bool = False) -> int:
+    """Label videos with early exit: each is decoded and computed only as far as it needs.
+
+    Args:
+        checkpoint: A checkpoint of `dynvid fit`.
+        paths: Video files, folders of JPEG frames, or folders that are searched for video files.
+        json: Print one JSON object per video instead of a table.
+
+    Returns:
+        0, or 1 if a video could not be read.
+
+    Raises:
+        FileNotFoundError: There is no such path.
+        ValueError: The checkpoint cannot be read.
+    """
+    module = DynamicInferenceModule.load_from_checkpoint(checkpoint)
+    module.to("cuda" if torch.cuda.is_available() else "cpu")
+    found = []
+    for path in _videos(paths):
+        try:
+            found.append(classify_video(module, path))
+        except VideoError as error:
+            found.append({"path": str(path), "error": str(error)})
+        if json:
+            print(json_format.dumps(found[-1]), flush=True)
+    if not json:
+        _print_table(found)
+    return int(any("error" in row for row in found))
+
+
+def classify_video(module: DynamicInferenceModule, path: str | Path) -> dict[str, Any]:
+    """Classify one video file or folder of frames; frames are decoded when an exit asks for them.
+
+    Returns:
+        `path`, `label`, `probability`, the exit taken as `frames` (which is the number of frames read) and `depth`,
+        `gmacs` spent, and `saved`, the share of full inference's GMACs not spent.
+
+    Raises:
+        VideoError: The file cannot be read.
+    """
+    net = module.net
+    reader = open_video(path)
+    indices = segment_indices(len(reader), net.num_frames)
+    transform = eval_transform(net.input_size)
+
+    def frames(_: Tensor, wanted: list[int]) -> Tensor:
+        clip: Tensor = transform(reader.read(indices[wanted].tolist(), decode_size(net.input_size)))
+        return clip[None]
+
+    label, probability, position = (x.item() for x in net.predict(frames, module.policy, batch=1))
+    exit_taken = net.route[int(position)]
+    names = module.class_names
+    return {
+        "path": str(path),
+        "label": names[int(label)] if names else str(label),
+        "probability": probability,
+        "frames": exit_taken.frames,
+        "depth": exit_taken.depth,
+        "gmacs": net.gmacs[int(position)],
+        "saved": 1 - net.gmacs[int(position)] / net.full_gmacs,
+    }
+
+
+def _videos(paths: list[str]) -> Iterator[Path]:
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file or folder")
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES) if path.is_dir() else []
+        yield from inside or [path]
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    table = Table(box=None)
+    table.add_column("video", overflow="fold")
+    for heading in ("label", "probability", "exit", "GMACs", "saved", "frames read"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        if "error" in row:
+            table.add_row(row["path"], f"[red]error: {row['error']}[/red]")
+            continue
+        exit_taken = f"{row['frames']}x{row['depth']}"
+        cells = [f"{row['gmacs']:.4g}", f"{100 * row['saved']:.1f} %", str(row["frames"])]
+        table.add_row(row["path"], row["label"], f"{row['probability']:.3f}", exit_taken, *cells)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)

@@ -1,0 +1,313 @@
+"""Lightning data modules: a common base, and one for videos sorted into folders or listed in a CSV file."""
+
+import csv
+import os
+import random
+import warnings
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from dynvid.data.dataset import OnError, Video, VideoDataset, collate
+from dynvid.data.transforms import decode_size, eval_transform, train_transform
+from dynvid.data.video import is_video
+
+Split = Literal["train", "val", "test"]
+
+
+class VideoDataModule(pl.LightningDataModule, ABC):
+    """Loaders for training, validation, test and prediction over labelled videos.
+
+    A subclass says which videos there are (`videos`) and what the classes are called (`class_names`);
+    everything else is here. Batches are those of `dynvid.data.collate`, without "skipped". Prediction runs on
+    the test videos.
+
+    Args:
+        root: Folder that holds the data.
+        num_frames: Frames per video.
+        size: Height and width of the frames, in pixels.
+        batch_size: Videos per batch.
+        num_workers: Decoding processes per loader; None takes one per CPU, up to 8.
+        hflip: Mirror training clips at random. False where left and right carry the label.
+        on_error: "raise" stops at a video that cannot be read, "skip" leaves it out and warns at the end.
+        val_fraction: Share of the training sources to validate on, where the data has no validation split.
+        seed: Seed of that choice.
+
+    Attributes:
+        skipped: `{path: reason}` of the videos left out so far.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        num_frames: int = 16,
+        size: int = 224,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        hflip: bool = True,
+        on_error: OnError = "raise",
+        val_fraction: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root = Path(root)
+        self.num_frames = num_frames
+        self.size = size
+        self.batch_size = batch_size
+        self.num_workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
+        self.hflip = hflip
+        self.on_error = on_error
+        self.val_fraction = val_fraction
+        self.seed = seed
+        self.skipped: dict[str, str] = {}
+
+    @property
+    @abstractmethod
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of their labels."""
+
+    @abstractmethod
+    def videos(self, split: Split) -> list[Video]:
+        """The videos of a split, in a fixed order."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled training videos; an incomplete last batch is left out unless it is the only one."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Validation videos in their order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Test videos in their order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The test videos again."""
+        return self._loader("test")
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Take "skipped" off the batch and record it."""
+        self.skipped |= batch.pop("skipped", {})
+        return batch
+
+    def teardown(self, stage: str) -> None:
+        """Say how many videos were left out, and which."""
+        if self.skipped:
+            paths = list(self.skipped)
+            warnings.warn(f"{len(paths)} unreadable video(s) left out: {_some(paths)}", stacklevel=2)
+
+    def _loader(self, split: Split) -> DataLoader[Any]:
+        if not self.root.exists():
+            raise FileNotFoundError(f"{self.root} does not exist: set `root` to where the videos are")
+        train = split == "train"
+        videos = self.videos(split)
+        if not videos:
+            raise ValueError(f"{self.root}: the {split} split holds no videos")
+        dataset = VideoDataset(
+            videos,
+            num_frames=self.num_frames,
+            transform=train_transform(self.size, self.hflip) if train else eval_transform(self.size),
+            train=train,
+            short_side=decode_size(self.size),
+            on_error=self.on_error,
+        )
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            shuffle=train,
+            drop_last=train and len(dataset) > self.batch_size,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=collate,
+        )
+
+
+class VideoFolderDataModule(VideoDataModule):
+    """Your own videos: one folder per split and class, or one CSV file.
+
+    Folders are `root/train/<class>/*`, and the same for `val` and `test`; a sub-folder of JPEG or PNG frames
+    counts as a video. A CSV has a header with the columns `path,label,split` and optionally `group`; paths
+    count from the CSV's own folder, labels are class names and splits are train, val or test. Without val,
+    some of train is kept back for it (`carve`). Classes are those of the training videos, sorted by name.
+
+    Args:
+        root: Folder that holds the data.
+        annotations: The CSV file, absolute or from `root`; None for folders.
+        num_frames: Frames per video.
+        size: Height and width of the frames, in pixels.
+        batch_size: Videos per batch.
+        num_workers: Decoding processes per loader; None takes one per CPU, up to 8.
+        hflip: Mirror training clips at random. False where left and right carry the label.
+        on_error: "raise" stops at a video that cannot be read, "skip" leaves it out and warns at the end.
+        val_fraction: Share of the training sources to validate on, where there is no val.
+        seed: Seed of that choice.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        annotations: str | Path | None = None,
+        num_frames: int = 16,
+        size: int = 224,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        hflip: bool = True,
+        on_error: OnError = "raise",
+        val_fraction: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            root,
+            num_frames,
+            size,
+            batch_size,
+            num_workers,
+            hflip,
+            on_error,
+            val_fraction=val_fraction,
+            seed=seed,
+        )
+        self.annotations = self.root / annotations if annotations is not None else None
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of the classes of the training videos, sorted."""
+        return sorted({entry.label for entry in self._entries if entry.split == "train"})
+
+    def videos(self, split: Split) -> list[Video]:
+        """The videos of a split, in a fixed order."""
+        label_of = {name: label for label, name in enumerate(self.class_names)}
+        splits: dict[str, list[Video]] = {"train": [], "val": [], "test": []}
+        for path, name, where, group in self._entries:
+            if name not in label_of:
+                raise ValueError(f"{path}: class {name!r} is in {where} but not in train")
+            splits[where].append(Video(path, label_of[name], group))
+        if not splits["val"]:
+            splits["train"], splits["val"] = carve(splits["train"], self.val_fraction, self.seed)
+        if not splits[split]:
+            source = self.annotations or self.root / split
+            raise ValueError(f"{source}: no {split} videos; add some, or do without the {split} step")
+        if self.on_error == "raise":
+            check_files(splits[split])
+        return splits[split]
+
+    @cached_property
+    def _entries(self) -> list["_Entry"]:
+        source = self.annotations or self.root
+        if not source.exists():
+            raise FileNotFoundError(f"{source} does not exist: set `root` or `annotations` to your data")
+        entries = list(_read_csv(source) if self.annotations else _read_folders(source))
+        if not any(entry.split == "train" for entry in entries):
+            raise ValueError(f"{source}: no training videos; expected train/<class>/<video>, or a CSV in `annotations`")
+        return entries
+
+
+class _Entry(NamedTuple):
+    path: str
+    label: str
+    split: str
+    group: str
+
+
+def _read_folders(root: Path) -> Iterator[_Entry]:
+    for split in get_args(Split):
+        for path in sorted((root / split).glob("*/*")):
+            if not path.parent.name.startswith(".") and is_video(path):
+                yield _Entry(str(path), path.parent.name, split, "")
+
+
+def _read_csv(file: Path) -> Iterator[_Entry]:
+    with file.open(newline="", encoding="utf-8-sig") as lines:  # -sig: spreadsheets add a mark
+        rows = csv.DictReader(lines, restval="", skipinitialspace=True)
+        columns = rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
+        if missing := {"path", "label", "split"} - set(columns):
+            raise ValueError(f"{file}, line 1: no column {', '.join(sorted(missing))}; found {', '.join(columns)}")
+        for row in rows:
+            path, label, split = (row[name].strip() for name in ("path", "label", "split"))
+            if not (path or label or split):
+                continue
+            if not (path and label):
+                raise ValueError(f"{file}, line {rows.line_num}: path or label is empty")
+            if split not in get_args(Split):
+                raise ValueError(f"{file}, line {rows.line_num}: split {split!r} is not train, val or test")
+            yield _Entry(str(file.parent / path), label, split, row.get("group", "").strip())
+
+
+def check_files(videos: Sequence[Video]) -> None:
+    """Make sure that videos are on disk.
+
+    Args:
+        videos: What to look for.
+
+    Raises:
+        FileNotFoundError: Some are not; says how many and names the first.
+    """
+    if missing := [video.path for video in videos if not Path(video.path).exists()]:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(videos)} listed videos are missing: {_some(missing)}; "
+            'correct `root`, or leave them out with on_error="skip"'
+        )
+
+
+def carve(videos: Sequence[Video], fraction: float, seed: int) -> tuple[list[Video], list[Video]]:
+    """Split videos into training and validation parts by source group, class by class.
+
+    Clips of one group stay together: they come from one recording, and a net that saw one knows the others.
+    About `fraction` of the groups of each class go to validation: at least one where a class has two or more,
+    never all. Where groups span classes, a class may go without so that none loses its last training group.
+
+    Args:
+        videos: What to split.
+        fraction: Share of the groups, in (0, 1).
+        seed: Equal seeds give equal splits.
+
+    Returns:
+        Training and validation videos, each in the order given.
+
+    Raises:
+        ValueError: `fraction` is not between 0 and 1.
+
+    >>> videos = [Video(f"{group}{clip}.avi", 0, group) for group in "abcd" for clip in range(3)]
+    >>> train, val = carve(videos, fraction=0.25, seed=0)
+    >>> len(train), len(val), len({video.group for video in val})
+    (9, 3, 1)
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"the validation fraction must be between 0 and 1, not {fraction}")
+    # A video without a group is its own; the pair keeps its path apart from a group of that name.
+    key_of = {video: (video.group, "" if video.group else video.path) for video in videos}
+    labels_of, groups_of = defaultdict(set), defaultdict(set)
+    for video, key in key_of.items():
+        labels_of[key].add(video.label)
+        groups_of[video.label].add(key)
+    draw = random.Random(seed)
+    held: set[tuple[str, str]] = set()
+    for label in sorted(groups_of):
+        groups = groups_of[label]
+        wanted = min(max(1, round(fraction * len(groups))), len(groups) - 1)
+        for key in draw.sample(sorted(groups), len(groups)):
+            if len(groups & held) >= wanted:
+                break
+            if all(groups_of[other] - held - {key} for other in labels_of[key]):
+                held.add(key)  # no class loses its last group
+    train = [video for video in videos if key_of[video] not in held]
+    return train, [video for video in videos if key_of[video] in held]
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names of a list that may be long."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

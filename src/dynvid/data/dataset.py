@@ -1,0 +1,110 @@
+"""Labelled videos as a map-style dataset, and batches of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch.utils.data import Dataset, default_collate
+
+from dynvid.data.sampling import segment_indices
+from dynvid.data.transforms import Transform
+from dynvid.data.video import VideoError, open_video
+
+OnError = Literal["raise", "skip"]
+
+
+@dataclass(frozen=True)
+class Video:
+    """One labelled video.
+
+    Attributes:
+        path: A video file, or a folder of JPEG or PNG frames.
+        label: Index into the class names.
+        group: The recording that the clip was cut from; empty where the clip is its own.
+    """
+
+    path: str
+    label: int
+    group: str = ""
+
+
+class Skipped(NamedTuple):
+    """What a dataset gives in place of a video that it could not read."""
+
+    path: str
+    reason: str
+
+
+class VideoDataset(Dataset[dict[str, Any] | Skipped]):
+    """`num_frames` frames of each video, one per segment.
+
+    An item is `{"video": uint8 (T, C, H, W), "label": int, "index": int, "path": str}`. In training all
+    randomness comes from torch's default generator, which a loader seeds per worker and per epoch.
+
+    Args:
+        videos: What to read.
+        num_frames: Frames per video, T.
+        transform: Applied to the uint8 `(T, C, H, W)` frames.
+        train: Draw a random frame of each segment; else take the centre frame.
+        short_side: Shrink frames to this short side while decoding, in pixels; None keeps them as they are.
+        on_error: "raise" lets the `VideoError` of an unreadable video through; "skip" gives a `Skipped` item.
+    """
+
+    def __init__(
+        self,
+        videos: Sequence[Video],
+        num_frames: int,
+        transform: Transform,
+        train: bool = False,
+        short_side: int | None = None,
+        on_error: OnError = "raise",
+    ) -> None:
+        self.videos = videos
+        self.num_frames = num_frames
+        self.transform = transform
+        self.train = train
+        self.short_side = short_side
+        self.on_error = on_error
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | Skipped:
+        video = self.videos[index]
+        generator = torch.default_generator if self.train else None
+        try:
+            reader = open_video(video.path)
+            frames = reader.read(segment_indices(len(reader), self.num_frames, generator), self.short_side)
+        except VideoError as error:
+            if self.on_error == "raise":
+                raise
+            return Skipped(video.path, str(error))
+        return {"video": self.transform(frames), "label": video.label, "index": index, "path": video.path}
+
+
+def collate(items: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
+    """Batch the items of a `VideoDataset`.
+
+    Args:
+        items: Items with videos of one shape.
+
+    Returns:
+        `{"video": uint8 (B, T, C, H, W), "label": int64 (B,), "index": int64 (B,), "path": list of B str,
+        "skipped": {path: reason}}`, where B counts the videos that could be read.
+
+    Raises:
+        VideoError: No video of the batch could be read.
+
+    >>> video = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    >>> item = {"video": video, "label": 5, "index": 0, "path": "a.mp4"}
+    >>> batch = collate([item, Skipped("b.mp4", "b.mp4: cannot open")])
+    >>> batch["video"].shape, batch["label"], batch["skipped"]
+    (torch.Size([1, 2, 3, 4, 4]), tensor([5]), {'b.mp4': 'b.mp4: cannot open'})
+    """
+    read = [item for item in items if not isinstance(item, Skipped)]
+    skipped = {item.path: item.reason for item in items if isinstance(item, Skipped)}
+    if not read:
+        raise VideoError(f"no video of this batch could be read: {'; '.join(skipped.values())}")
+    batch: dict[str, Any] = default_collate(read)
+    return batch | {"skipped": skipped}

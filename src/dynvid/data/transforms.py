@@ -1,0 +1,55 @@
+"""Augmentation and preparation of uint8 clips; normalisation is the net's work."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torchvision.transforms import v2
+
+Transform = Callable[[Tensor], Tensor]
+"""uint8 `(T, C, H, W)` to uint8 `(T, C, size, size)`."""
+
+
+def train_transform(size: int, hflip: bool = True) -> Transform:
+    """Random crop, scale and mirror image, drawn once per clip.
+
+    Args:
+        size: Height and width of the result, in pixels.
+        hflip: Mirror every second clip on average. False where left and right carry the label, as in
+            Something-Something ("pushing something from left to right").
+
+    Returns:
+        A function from uint8 `(T, C, H, W)` to uint8 `(T, C, size, size)`.
+
+    >>> import torch
+    >>> train_transform(32)(torch.zeros(4, 3, 40, 60, dtype=torch.uint8)).shape
+    torch.Size([4, 3, 32, 32])
+    """
+    steps = [v2.RandomResizedCrop(size, scale=(0.25, 1.0), antialias=True)]
+    transform: Transform = v2.Compose([*steps, v2.RandomHorizontalFlip()] if hflip else steps)
+    return transform
+
+
+def eval_transform(size: int) -> Transform:
+    """Resize to the short side of `decode_size`, then crop the centre.
+
+    Args:
+        size: Height and width of the result, in pixels.
+
+    Returns:
+        A function from uint8 `(T, C, H, W)` to uint8 `(T, C, size, size)`.
+
+    >>> import torch
+    >>> eval_transform(32)(torch.zeros(4, 3, 40, 60, dtype=torch.uint8)).shape
+    torch.Size([4, 3, 32, 32])
+    """
+    transform: Transform = v2.Compose([v2.Resize(decode_size(size), antialias=True), v2.CenterCrop(size)])
+    return transform
+
+
+def decode_size(size: int) -> int:
+    """The short side at which to decode for either transform: the usual 256 for 224, in proportion.
+
+    >>> decode_size(224), decode_size(112)
+    (256, 128)
+    """
+    return round(size * 256 / 224)

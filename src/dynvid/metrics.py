@@ -1,0 +1,149 @@
+"""Top-1 against average cost."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from dynvid.calibration import operate, sweep_thresholds
+from dynvid.policy import ThresholdPolicy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class FlopsAccuracy(NamedTuple):
+    """What `FlopsAccuracyCurve` computes, over N videos, K exits and M points of the curve.
+
+    Attributes:
+        gmacs: Mean GMACs per video at each point of the curve, (M,), ascending.
+        accuracy: Top-1 in [0, 1] at each point, (M,).
+        thresholds: The thresholds behind each point, (M, K).
+        exit_gmacs: Cumulative GMACs of each exit, (K,).
+        exit_accuracy: Top-1 if every video left at that exit, (K,).
+        scores: How sure each exit is of each video, (K, N).
+        correct: Whether it is right, bool (K, N).
+    """
+
+    gmacs: Tensor
+    accuracy: Tensor
+    thresholds: Tensor
+    exit_gmacs: Tensor
+    exit_accuracy: Tensor
+    scores: Tensor
+    correct: Tensor
+
+
+class FlopsAccuracyCurve(Metric):
+    """Top-1 against mean GMACs per video, for thresholds from cheap to full inference.
+
+    Videos seen twice, as distributed samplers pad, count once.
+
+    Args:
+        gmacs: Cumulative GMACs of each exit.
+        policy: Its score says how sure an exit is; `max_probability` by default.
+
+    Attributes:
+        thresholds: (M, K), found on a calibration split with `sweep_thresholds`. While None, the sweep is made on the
+            samples of the metric itself: fit for the calibration split, never for results on test data.
+
+    Example:
+        >>> curve = FlopsAccuracyCurve(gmacs=[1.0, 4.0])
+        >>> logits = torch.tensor([[[4.0, 0.0], [0.3, 0.0]], [[5.0, 0.0], [0.0, 3.0]]])  # (exits, videos, classes)
+        >>> curve.update(logits, torch.tensor([0, 1]), index=torch.tensor([0, 1]))
+        >>> curve.compute().exit_accuracy
+        tensor([0.5000, 1.0000])
+    """
+
+    higher_is_better = None
+    is_differentiable = False
+    full_state_update = False
+    score: list[Tensor]
+    correct: list[Tensor]
+    index: list[Tensor]
+
+    def __init__(self, gmacs: Sequence[float], policy: ThresholdPolicy | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gmacs = tuple(gmacs)
+        self._score = (policy or ThresholdPolicy(len(self.gmacs))).score
+        self.thresholds: Tensor | None = None
+        for state in ("score", "correct", "index"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, target: Tensor, index: Tensor) -> None:
+        """Record one batch.
+
+        Args:
+            logits: Of all exits, (K, B, classes).
+            target: int64 (B,).
+            index: Which video of the data set each one is, int64 (B,).
+
+        Raises:
+            ValueError: The logits are not those of K exits.
+        """
+        if logits.shape[:2] != (len(self.gmacs), len(target)):
+            raise ValueError(
+                f"logits have shape {tuple(logits.shape)}, not ({len(self.gmacs)} exits, {len(target)} videos, classes)"
+            )
+        self.score.append(self._score(logits).T)
+        self.correct.append((logits.argmax(-1) == target).T)
+        self.index.append(index)
+
+    def compute(self) -> FlopsAccuracy:
+        """The curve over all videos seen, each counted once."""
+        index = dim_zero_cat(self.index)
+        order = index.argsort(stable=True)
+        first = torch.ones_like(order, dtype=torch.bool)
+        first[1:] = index[order][1:] != index[order][:-1]
+        rows = order[first]
+        scores, correct = dim_zero_cat(self.score)[rows].T.cpu(), dim_zero_cat(self.correct)[rows].T.cpu()
+        thresholds = sweep_thresholds(scores) if self.thresholds is None else self.thresholds.cpu()
+        found = operate(scores, correct, self.gmacs, thresholds)
+        ascending = found.gmacs.argsort(stable=True)
+        return FlopsAccuracy(
+            gmacs=found.gmacs[ascending],
+            accuracy=found.accuracy[ascending],
+            thresholds=thresholds[ascending],
+            exit_gmacs=torch.tensor(self.gmacs),
+            exit_accuracy=correct.float().mean(1),
+            scores=scores,
+            correct=correct,
+        )
+
+    def plot(self, curve: FlopsAccuracy | None = None, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
+        """Draw the curve of early exit and the static exits.
+
+        Args:
+            curve: What `compute` gave; computed if None.
+            ax: Axes to draw on; a new figure if None.
+        """
+        return plot_curve(self.compute() if curve is None else curve, ax)
+
+
+def plot_curve(curve: FlopsAccuracy, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
+    """Draw top-1 (%) against mean GMACs per video."""
+    from matplotlib.figure import Figure  # slow to import, and needed for figures only
+
+    if ax is None:
+        ax = Figure(figsize=(6, 4.2), layout="constrained").add_subplot()
+    ax.plot(curve.gmacs, 100 * curve.accuracy, "-", color="tab:blue", label="dynamic inference", zorder=2)
+    ax.plot(
+        curve.exit_gmacs,
+        100 * curve.exit_accuracy,
+        "o--",
+        color="tab:gray",
+        label="every video at one exit",
+        zorder=1,
+    )
+    ax.set_xlabel("mean cost per video (GMACs)")
+    ax.set_ylabel("top-1 (%)")
+    ax.set_xlim(left=0)
+    ax.grid(alpha=0.3)
+    ax.legend(loc="lower right")
+    figure = ax.get_figure()
+    assert isinstance(figure, Figure)
+    return figure, ax

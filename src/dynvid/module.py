@@ -1,0 +1,217 @@
+"""Training, evaluation and checkpoints of an ExitNet with Lightning."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from dynvid.calibration import SHARE_RATIOS
+from dynvid.losses import ExitLoss
+from dynvid.metrics import FlopsAccuracy, FlopsAccuracyCurve
+from dynvid.nets import ExitNet, net_from_spec
+from dynvid.policy import Score, ThresholdPolicy
+
+Batch = dict[str, Any]
+
+
+def _sgd(parameters: Any) -> torch.optim.Optimizer:
+    """TSM's recipe: SGD, lr 0.02 for a batch of 128."""
+    return torch.optim.SGD(parameters, lr=0.02, momentum=0.9, weight_decay=1e-4)
+
+
+class DynamicInferenceModule(pl.LightningModule):
+    """Trains all exits together and evaluates top-1 against average cost.
+
+    Batches are dicts: `video` uint8 (B, T, C, H, W), `label` int64 (B,), `index` int64 (B,).
+
+    Args:
+        net: The net.
+        loss: `ExitLoss()` by default, the plain sum of the exits' cross-entropies.
+        score: How sure an exit is: `max_probability`, `margin` or `negative_entropy`.
+        optimizer: Parameters -> optimizer; TSM's SGD by default.
+        lr_scheduler: Optimizer -> scheduler, stepped per epoch; none by default.
+
+    Attributes:
+        policy: The thresholds; full inference until calibrated.
+        class_names: Names of the classes, once a data module or a checkpoint has told them.
+        curve: What the last validation or test run found.
+
+    Example:
+        >>> from dynvid import UnifiedExitNet
+        >>> module = DynamicInferenceModule(UnifiedExitNet("test_resnet", num_classes=5, num_frames=8))
+        >>> module.policy.num_exits
+        4
+    """
+
+    curve_thresholds: Tensor
+
+    def __init__(
+        self,
+        net: ExitNet,
+        loss: ExitLoss | None = None,
+        score: Score = "max_probability",
+        optimizer: OptimizerCallable = _sgd,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.loss = loss or ExitLoss()
+        exits = len(net.route)
+        self.policy = ThresholdPolicy(exits, score=score)
+        # The calibrated curve travels with the thresholds, so that a test curve is never fitted to test data.
+        self.register_buffer("curve_thresholds", torch.full((len(SHARE_RATIOS) + 1, exits), torch.inf))
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.class_names: list[str] | None = None
+        self.curve: FlopsAccuracy | None = None
+        self.val_curve = FlopsAccuracyCurve(net.gmacs, self.policy)
+        self.test_curve = FlopsAccuracyCurve(net.gmacs, self.policy)
+
+    def setup(self, stage: str) -> None:
+        """Take the class names from the data module.
+
+        Raises:
+            ValueError: The data has another number of classes than the net.
+        """
+        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        if names is not None:
+            if len(names) != self.net.num_classes:
+                raise ValueError(f"the data has {len(names)} classes, the net {self.net.num_classes}")
+            self.class_names = list(names)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and the scheduler that were asked for."""
+        optimizer = self.optimizer(self.net.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+
+    def forward(self, video: Tensor) -> Tensor:
+        """Logits of all exits: (B, T, C, H, W) -> (K, B, classes)."""
+        logits: Tensor = self.net(video)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss over all exits."""
+        loss: Tensor = self.loss(self(batch["video"]), batch["label"])
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["label"]))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Record all exits."""
+        logits = self(batch["video"])
+        loss = self.loss(logits, batch["label"])
+        self.log("val/loss", loss, batch_size=len(batch["label"]), sync_dist=True)
+        self.val_curve.update(logits, batch["label"], batch["index"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the top-1 of the last exit and the mean over exits."""
+        self.curve = self.val_curve.compute()
+        self.val_curve.reset()
+        self.log("val/accuracy", self.curve.exit_accuracy[-1], prog_bar=True)
+        self.log("val/mean_exit_accuracy", self.curve.exit_accuracy.mean())
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Record all exits."""
+        self.test_curve.update(self(batch["video"]), batch["label"], batch["index"])
+
+    def on_test_epoch_end(self) -> None:
+        """Compute the curve with the thresholds of the calibration split."""
+        self.test_curve.thresholds = self.curve_thresholds
+        self.curve = self.test_curve.compute()
+        self.test_curve.reset()
+        self.log("test/accuracy", self.curve.exit_accuracy[-1])
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Early exit, executed: the label, its probability, the exit taken and its GMACs for each video."""
+        label, probability, exit_taken = self.net.predict(batch["video"], self.policy)
+        gmacs = torch.tensor(self.net.gmacs)[exit_taken.cpu()]
+        return {
+            "index": batch["index"],
+            "label": label,
+            "probability": probability,
+            "exit": exit_taken,
+            "gmacs": gmacs,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what inference needs, as plain data."""
+        # Not under Lightning's hyper_parameters: LightningCLI would import the class that a file names.
+        checkpoint["dynvid"] = {
+            "net": self.net.spec(),
+            "score": self.policy.score_name,
+            "class_names": self.class_names,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compare the checkpoint with this module before its weights are loaded.
+
+        Raises:
+            ValueError: It holds another net or other classes.
+        """
+        saved = _saved(checkpoint)
+        mine, theirs = self.net.spec()["init_args"], saved["net"]["init_args"]
+        other = [f"{key}={theirs.get(key)!r} (here {mine[key]!r})" for key in mine if theirs.get(key) != mine[key]]
+        if other:
+            raise ValueError(
+                f"the checkpoint holds another net: {', '.join(other)}; use the config it was trained with"
+            )
+        names = saved["class_names"]
+        if names and self.class_names and names != self.class_names:
+            raise ValueError(
+                f"the checkpoint knows other classes ({names[:3]}...) than the data ({self.class_names[:3]}...)"
+            )
+        self.class_names = names
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # no hparams files and no unsafe loading here
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu"
+    ) -> Self:
+        """Build the module with the net, thresholds and class names of a checkpoint, in eval mode.
+
+        The file is read with `weights_only=True`, and the net's class is looked up among those already imported.
+
+        Args:
+            checkpoint_path: A checkpoint written by Lightning's trainer.
+            map_location: See `torch.load`.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is truncated, or no dynvid checkpoint.
+        """
+        checkpoint = read_checkpoint(checkpoint_path, map_location)
+        saved = _saved(checkpoint, checkpoint_path)
+        module = cls(net_from_spec(saved["net"]), score=saved["score"])
+        module.class_names = saved["class_names"]
+        try:
+            module.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise ValueError(f"{checkpoint_path}: the weights do not fit the net: {error}") from error
+        return module.eval()
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint with `weights_only=True`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is truncated, holds more than plain data, or is no checkpoint.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # torch raises EOFError, RuntimeError, UnpicklingError and more on damaged files
+        raise ValueError(f"{path}: is no checkpoint, is truncated, or holds more than plain data") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"{path}: holds no Lightning checkpoint")
+    return checkpoint
+
+
+def _saved(checkpoint: dict[str, Any], path: str | Path = "the checkpoint") -> dict[str, Any]:
+    if "dynvid" not in checkpoint:
+        raise ValueError(f"{path}: not written by dynvid (it has no 'dynvid' entry)")
+    saved: dict[str, Any] = checkpoint["dynvid"]
+    return saved
