@@ -139,7 +139,7 @@ class DynvidCLI(LightningCLI):
             config.return_predictions = False  # they are written as they come
 
 
-class ConfigFile(ActionConfigFile):  # type: ignore[misc]
+class ConfigFile(ActionConfigFile):
     """A config given by path or by the name of a packaged one."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
@@ -151,7 +151,7 @@ class ConfigFile(ActionConfigFile):  # type: ignore[misc]
                     f"config {name}: no such file, and no packaged config; there are {', '.join(sorted(_configs()))}"
                 )
             name = str(_configs()[name])
-        super().__call__(parser, cfg, name, option_string)
+        super().__call__(parser, cfg, name, option_string)  # type: ignore[no-untyped-call]
 
 
 def _classify_parser() -> Parser:

@@ -347,7 +347,7 @@ def _shrink(height: int, width: int, short_side: int | None) -> tuple[int, int]:
 def _to_rgb(frame: VideoFrame, short_side: int | None) -> Image:
     """Convert a decoded frame to uint8 `(H, W, 3)`, shrunk and upright."""
     height, width = _shrink(frame.height, frame.width, short_side)
-    image: Image = frame.reformat(width, height, "rgb24").to_ndarray()
+    image = np.asarray(frame.reformat(width, height, "rgb24").to_ndarray(), np.uint8)
     return np.rot90(image, round(frame.rotation / 90))  # both count counter-clockwise
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from dynvid.costs import count_gmacs
+from dynvid.nets.msdnet import MSDNet, load_msdnet_checkpoint
 from dynvid.nets.shift import Frames, Shift, insert_shift, running
 from dynvid.nets.stages import Backbone, TimmBackbone
 from dynvid.nets.stream import Activations, FrameSource, Stream
@@ -50,7 +51,7 @@ class ExitNet(nn.Module):
     Videos are (B, T, C, H, W) in temporal order: uint8 RGB, which the net normalises, or float, taken as normalised.
 
     Args:
-        backbone: A timm model name.
+        backbone: A timm model name, or `msdnet38`.
         num_classes: Classes.
         num_frames: Frames T of a clip.
         route: Exits (frames, depth); the class has a default.
@@ -62,7 +63,7 @@ class ExitNet(nn.Module):
         dropout: Before the last layer of each head.
         input_size: Height and width in pixels that the net is used, and its cost counted, with.
         shift_div: One channel in `shift_div` is shifted.
-        backbone_args: More arguments for `timm.create_model`.
+        backbone_args: More arguments for `timm.create_model`, or for `MSDNet`.
 
     Raises:
         ValueError: Unknown backbone, invalid route, or a shift that the route does not allow.
@@ -95,7 +96,7 @@ class ExitNet(nn.Module):
         backbone_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        body: Backbone = TimmBackbone(backbone, pretrained, **(backbone_args or {}))
+        body = _backbone(backbone, pretrained, backbone_args or {})
         depths = len(body.segments)
         self.route: Route = check_route(
             self.default_route(num_frames, body.exit_depths) if route is None else route, num_frames, depths
@@ -119,6 +120,8 @@ class ExitNet(nn.Module):
         self.register_buffer("mean", torch.tensor(body.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(body.std).view(3, 1, 1))
         self.to(memory_format=torch.channels_last)
+        if isinstance(body, MSDNet) and pretrained:
+            load_msdnet_checkpoint(self, str(pretrained))
         self._init_args = {
             "backbone": backbone,
             "num_classes": num_classes,
@@ -317,6 +320,14 @@ def net_from_spec(spec: dict[str, Any]) -> ExitNet:
         if f"{cls.__module__}.{cls.__qualname__}" == spec["class_path"]:
             return cls(**spec["init_args"])
     raise ValueError(f"{spec['class_path']} is not an imported subclass of ExitNet: import its module first")
+
+
+def _backbone(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> Backbone:
+    if name != "msdnet38":
+        return TimmBackbone(name, pretrained, **kwargs)
+    if pretrained is True:
+        raise ValueError("msdnet38 has no weights to download: give the path of the authors' checkpoint")
+    return MSDNet(**kwargs)
 
 
 def _check_shift(shift: Shift, route: Route, frame_order: FrameOrder) -> None:

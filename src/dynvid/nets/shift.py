@@ -25,6 +25,7 @@ FIRST_LAYER = {
     "DepthwiseSeparableConv": "conv_dw",
     "EdgeResidual": "conv_exp",
     "ConvNeXtBlock": "conv_dw",
+    "DenseInput": "first",  # MSDNet's, not a residual branch
 }
 
 
@@ -78,7 +79,9 @@ class OnlineTemporalShift(nn.Module):
         begins = [0, *(t for t in range(1, count) if frames.fresh[t]), count]
         for begin, end in itertools.pairwise(begins):
             first = torch.zeros_like(shifted[:batch]) if frames.fresh[begin] else frames.memory[id(self)]
-            earlier += [first, shifted[begin * batch : (end - 1) * batch]]
+            earlier.append(first)
+            if end - begin > 1:  # an empty part would cost the memory format
+                earlier.append(shifted[begin * batch : (end - 1) * batch])
         if frames.remember:
             frames.memory[id(self)] = shifted[-batch:].clone()  # a view would keep all of x alive
         return torch.cat([torch.cat(earlier), x[:, fold:]], dim=1)
@@ -127,7 +130,8 @@ def insert_shift(segments: nn.ModuleList, kind: Shift, div: int) -> None:
     if kind == "none":
         return
     stages = [[block for block in segment.modules() if _has_branch(block)] for segment in segments]
-    step = 2 if max(map(len, stages)) >= 23 else 1
+    residual = [[block for block in blocks if type(block).__name__ != "DenseInput"] for blocks in stages]
+    step = 2 if max(map(len, residual)) >= 23 else 1
     if not any(stages):
         raise ValueError(f"no residual branch to shift in (known: {', '.join(FIRST_LAYER)}): use shift='none'")
     for block in (block for blocks in stages for block in blocks[::step]):

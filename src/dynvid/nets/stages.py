@@ -1,6 +1,7 @@
 """A timm model cut into segments that can be run one after the other, with anything in between."""
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -86,6 +87,8 @@ def _create(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> Any:
         near = ", ".join(timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:5])
         raise ValueError(f"timm has no model {name!r}" + (f": near it are {near}" if near else ""))
     if isinstance(pretrained, str):
+        if not Path(pretrained).is_file():
+            raise FileNotFoundError(f"{pretrained}: no such file of pretrained weights")
         kwargs = kwargs | {"pretrained_cfg_overlay": {"file": pretrained}}
     return timm.create_model(name, pretrained=bool(pretrained), num_classes=0, **kwargs)
 

@@ -1,0 +1,249 @@
+import random
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dynvid.data import Video, VideoFolderDataModule, carve
+
+from .conftest import WriteVideo
+
+SMALL: dict[str, Any] = {"num_frames": 2, "size": 32, "batch_size": 2, "num_workers": 0}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory, write_video: WriteVideo) -> Path:
+    """train (3 + 3 clips), val (1 + 1) and test (1 + 1) of two classes, among what is no video."""
+    root = tmp_path_factory.mktemp("tree")
+    for split, clips in {"train": 3, "val": 1, "test": 1}.items():
+        for name in ("wave", "jump"):
+            for i in range(clips):
+                write_video(root / split / name / f"{name} (HQ) {i}!.mp4", frames=6, seed=i)
+    (root / "train/wave/.hidden.mp4").touch()
+    (root / "train/.cache/x").mkdir(parents=True)
+    (root / "train/.cache/a.mp4").touch()
+    (root / "train/wave/notes.txt").touch()
+    (root / "train/wave/empty").mkdir()
+    frames = root / "train/jump/frames"
+    frames.mkdir()
+    for i in range(3):
+        Image.new("RGB", (64, 48), (i, 0, 0)).save(frames / f"{i}.jpg")
+    return root
+
+
+def names(videos: list[Video]) -> list[str]:
+    return [Path(video.path).name for video in videos]
+
+
+def test_folders(tree: Path) -> None:
+    data = VideoFolderDataModule(tree, **SMALL)
+    assert data.class_names == ["jump", "wave"]
+    assert data.num_classes == 2
+    assert [(Path(v.path).relative_to(tree).as_posix(), v.label) for v in data.videos("train")] == [
+        ("train/jump/frames", 0),
+        ("train/jump/jump (HQ) 0!.mp4", 0),
+        ("train/jump/jump (HQ) 1!.mp4", 0),
+        ("train/jump/jump (HQ) 2!.mp4", 0),
+        ("train/wave/wave (HQ) 0!.mp4", 1),
+        ("train/wave/wave (HQ) 1!.mp4", 1),
+        ("train/wave/wave (HQ) 2!.mp4", 1),
+    ]
+    assert names(data.videos("val")) == ["jump (HQ) 0!.mp4", "wave (HQ) 0!.mp4"]
+
+
+def test_loaders(tree: Path) -> None:
+    data = VideoFolderDataModule(tree, **SMALL)
+    batches = list(data.train_dataloader())
+    assert len(batches) == 3  # 7 videos, the odd one left out
+    assert all(batch["video"].shape == (2, 2, 3, 32, 32) for batch in batches)
+    for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
+        assert [batch["index"].tolist() for batch in loader] == [[0, 1]]
+
+
+def test_the_only_batch_is_kept_though_incomplete(tree: Path) -> None:
+    data = VideoFolderDataModule(tree, **SMALL | {"batch_size": 50})
+    assert [len(batch["label"]) for batch in data.train_dataloader()] == [7]
+
+
+def test_training_is_shuffled(tree: Path) -> None:
+    torch.manual_seed(0)
+    loader = VideoFolderDataModule(tree, **SMALL).train_dataloader()
+    orders = {tuple(i for batch in loader for i in batch["index"].tolist()) for _ in range(4)}
+    assert len(orders) > 1
+
+
+def test_no_val_is_carved_from_train(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "train").symlink_to(tree / "train")
+    data = VideoFolderDataModule(tmp_path, **SMALL)
+    train, val = data.videos("train"), data.videos("val")
+    assert len(train) + len(val) == 7
+    assert not set(train) & set(val)
+    assert {video.label for video in val} == {0, 1}
+    with pytest.raises(ValueError, match=r"test: no test videos; add some"):
+        data.test_dataloader()
+
+
+def test_folder_errors(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"gone does not exist: set `root`"):
+        VideoFolderDataModule(tmp_path / "gone").train_dataloader()
+    with pytest.raises(FileNotFoundError, match=r"gone does not exist: set `root`"):
+        _ = VideoFolderDataModule(tmp_path / "gone").num_classes
+    with pytest.raises(ValueError, match="no training videos; expected train/<class>/<video>"):
+        VideoFolderDataModule(tmp_path).train_dataloader()
+    (tmp_path / "train").symlink_to(tree / "train")
+    (tmp_path / "val/swim").mkdir(parents=True)
+    (tmp_path / "val/swim/a.mp4").touch()
+    with pytest.raises(ValueError, match=r"a\.mp4: class 'swim' is in val but not in train"):
+        VideoFolderDataModule(tmp_path).videos("val")
+
+
+CSV = (
+    "\ufeffpath, label,split,group,fps\r\n"
+    "\r\n"
+    '"wave/a, b.mp4",wave,train,g1,25\r\n'
+    "wave/c.mp4 ,wave,train,g2,25\r\n"
+    ",,,,\r\n"
+    '"/else where/d.mp4","jump, high",train,,25\r\n'
+    "e.mp4,wave,test\r\n"
+)
+
+
+def test_csv(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/all.csv").write_bytes(CSV.encode())
+    data = VideoFolderDataModule(tmp_path, annotations="lists/all.csv", on_error="skip")
+    assert data.class_names == ["jump, high", "wave"]
+    assert data.videos("test") == [Video(str(tmp_path / "lists/e.mp4"), 1)]
+    assert sorted(data.videos("train") + data.videos("val"), key=lambda video: video.path) == [
+        Video("/else where/d.mp4", 0),
+        Video(str(tmp_path / "lists/wave/a, b.mp4"), 1, "g1"),
+        Video(str(tmp_path / "lists/wave/c.mp4"), 1, "g2"),
+    ]
+    assert [video.label for video in data.videos("val")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("path,label\na.mp4,x\n", r"a\.csv, line 1: no column split; found path, label"),
+        ("", r"a\.csv, line 1: no column label, path, split"),
+        ("path,label,split\na.mp4,x,train\nb.mp4,x,training\n", r"a\.csv, line 3: split 'training' is not"),
+        ("path,label,split\n\na.mp4,,train\n", r"a\.csv, line 3: path or label is empty"),
+        ("path,label,split\na.mp4,x,test\n", r"a\.csv: no training videos"),
+        ("path,label,split\na.mp4,x,train\nb.mp4,y,val\n", r"b\.mp4: class 'y' is in val but not in train"),
+    ],
+)
+def test_csv_errors(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        VideoFolderDataModule(tmp_path, annotations="a.csv").videos("train")
+
+
+def test_missing_files_are_counted_and_named(tmp_path: Path) -> None:
+    lines = [f"{i}.mp4,x,train" for i in range(9)] + ["v.mp4,x,val"]
+    (tmp_path / "a.csv").write_text("\n".join(["path,label,split", *lines]))
+    (tmp_path / "0.mp4").touch()
+    with pytest.raises(FileNotFoundError, match=r"8 of 9 listed videos are missing: \S+/1\.mp4, .*, \.\.\.;"):
+        VideoFolderDataModule(tmp_path, annotations="a.csv").train_dataloader()
+    with pytest.raises(FileNotFoundError, match=r"b\.csv does not exist"):
+        VideoFolderDataModule(tmp_path, annotations="b.csv").train_dataloader()
+
+
+class Count(pl.LightningModule):
+    """A model that remembers what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.paths: list[str] = []
+
+    def training_step(self, batch: dict[str, Any]) -> torch.Tensor:
+        assert "skipped" not in batch
+        self.paths += batch["path"]
+        return self.weight.sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(folder: Path) -> pl.Trainer:
+    return pl.Trainer(
+        default_root_dir=folder,
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader`")
+def test_skipped_videos_are_recorded_once_and_warned_about(tree: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"nonsense")
+    good = sorted(map(str, (tree / "train").glob("[wj]*/[wj]*.mp4")))
+    rows = [f"{path},wave,train" for path in [*good, bad]] + [f"{good[0]},wave,val"]
+    (tmp_path / "a.csv").write_text("\n".join(["path,label,split", *rows]))
+    data = VideoFolderDataModule(tmp_path, annotations="a.csv", on_error="skip", **SMALL | {"batch_size": 20})
+    model = Count()
+    with pytest.warns(UserWarning, match=r"^1 unreadable video\(s\) left out: \S+bad\.mp4$"):
+        trainer(tmp_path).fit(model, datamodule=data)
+    assert list(data.skipped) == [str(bad)]
+    assert Counter(model.paths) == Counter(good + good)  # two epochs
+
+
+groups_and_labels = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), max_size=60)
+
+
+@settings(max_examples=60, deadline=None)
+@given(pairs=groups_and_labels, fraction=st.floats(0.05, 0.6), seed=st.integers(0, 99), shared=st.booleans())
+def test_carve(pairs: list[tuple[int, int]], fraction: float, seed: int, shared: bool) -> None:
+    """Group 0 stands for "no group". Groups belong to one class each, or are shared between classes."""
+    videos = [
+        Video(f"{i}.mp4", label, (f"{group}" if shared else f"{label}/{group}") if group else "")
+        for i, (label, group) in enumerate(pairs)
+    ]
+    train, val = carve(videos, fraction, seed)
+    assert (train, val) == carve(videos, fraction, seed)
+    assert sorted(train + val, key=videos.index) == videos
+    assert train == [video for video in videos if video in set(train)]
+    assert not {v.group for v in train if v.group} & {v.group for v in val if v.group}
+    sources: dict[int, set[str]] = defaultdict(set)
+    for video in videos:
+        sources[video.label].add(video.group or video.path)
+    held = {video.group or video.path for video in val}
+    for label, own in sources.items():
+        assert own - held, "every class keeps something to learn from"
+        if not shared and len(own) >= 2:
+            assert 1 <= len(own & held) <= max(1, fraction * len(own) + 0.5)
+        if len(own) == 1:
+            assert label not in {v.label for v in val}
+
+
+def test_carve_depends_on_the_seed_only() -> None:
+    videos = [Video(f"{i}.mp4", i % 3, f"{i % 3}/{i // 6}") for i in range(180)]
+    splits = {tuple(carve(videos, 0.2, seed)[1]) for seed in range(5)}
+    assert len(splits) == 5
+    random.seed(1)
+    assert tuple(carve(videos, 0.2, 0)[1]) in splits
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.5])
+def test_carve_rejects(fraction: float) -> None:
+    with pytest.raises(ValueError, match=f"between 0 and 1, not {fraction}"):
+        carve([], fraction, 0)
+
+
+def test_real_csv(real_data: Path) -> None:
+    """The manifests there have columns of their own besides."""
+    data = VideoFolderDataModule(real_data / "ucf101_5", annotations="manifest.csv", **SMALL)
+    assert data.num_classes == 5
+    assert (len(data.videos("train") + data.videos("val")), len(data.videos("test"))) == (453, 193)

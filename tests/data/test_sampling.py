@@ -1,0 +1,43 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynvid.data import segment_indices
+
+
+@given(length=st.integers(1, 10**6), num_frames=st.integers(1, 64), seed=st.none() | st.integers(0, 2**31))
+def test_sorted_in_range_one_per_segment(length: int, num_frames: int, seed: int | None) -> None:
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    indices = segment_indices(length, num_frames, generator)
+    assert indices.dtype == torch.int64
+    assert indices.shape == (num_frames,)
+    for k, index in enumerate(indices.tolist()):
+        assert 0 <= index < length
+        # Frame i covers [i, i + 1): it must overlap segment k.
+        assert index * num_frames < (k + 1) * length
+        assert (index + 1) * num_frames > k * length
+    assert indices.tolist() == sorted(indices.tolist())
+
+
+@given(length=st.integers(1, 10**5), num_frames=st.integers(1, 64))
+def test_centres(length: int, num_frames: int) -> None:
+    exact = [(2 * k + 1) * length // (2 * num_frames) for k in range(num_frames)]
+    assert segment_indices(length, num_frames).tolist() == exact
+
+
+def test_a_generator_reaches_every_frame_and_repeats_under_a_seed() -> None:
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([segment_indices(12, 3, generator) for _ in range(300)])
+    for k in range(3):
+        counts = torch.bincount(draws[:, k], minlength=12)[4 * k : 4 * k + 4]
+        assert counts.sum() == 300
+        assert counts.min() > 45  # 75 expected of each
+    again = segment_indices(12, 3, torch.Generator().manual_seed(0))
+    assert torch.equal(again, draws[0])
+
+
+@pytest.mark.parametrize(("length", "num_frames"), [(0, 4), (4, 0), (-1, 4)])
+def test_nothing_to_take(length: int, num_frames: int) -> None:
+    with pytest.raises(ValueError, match="cannot take"):
+        segment_indices(length, num_frames)

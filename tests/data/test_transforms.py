@@ -1,0 +1,51 @@
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from dynvid.data import decode_size, eval_transform, train_transform
+
+
+def clip(height: int, width: int, frames: int = 4) -> torch.Tensor:
+    """The same noise in every frame, so that frames treated alike stay alike."""
+    image = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
+    return image.expand(frames, -1, -1, -1).contiguous()
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (20, 30), (37, 37)])
+@pytest.mark.parametrize("make", [train_transform, eval_transform])
+def test_shape_and_dtype(make: "object", shape: tuple[int, int]) -> None:
+    result = make(32)(clip(*shape))  # type: ignore[operator]
+    assert result.shape == (4, 3, 32, 32)
+    assert result.dtype == torch.uint8
+
+
+def test_training_draws_once_per_clip() -> None:
+    torch.manual_seed(0)
+    transform, video = train_transform(32), clip(48, 64)
+    results = [transform(video) for _ in range(8)]
+    for result in results:
+        assert torch.equal(result, result[:1].expand_as(result))
+    assert any(not torch.equal(results[0], result) for result in results[1:])
+
+
+@pytest.mark.parametrize("hflip", [True, False])
+def test_hflip(hflip: bool) -> None:
+    """A ramp that rises to the right falls to the right once mirrored."""
+    torch.manual_seed(0)
+    ramp = torch.arange(0, 256, 4, dtype=torch.uint8).expand(2, 3, 48, 64)
+    transform = train_transform(32, hflip=hflip)
+    mirrored = [bool(result[0, 0, 0, 0] > result[0, 0, 0, -1]) for result in (transform(ramp) for _ in range(40))]
+    assert any(mirrored) == hflip
+    assert not all(mirrored)
+
+
+def test_evaluation_is_resize_then_centre_crop() -> None:
+    video = clip(96, 144)
+    resized = F.resize(video, [64, 96], antialias=True)
+    assert torch.equal(eval_transform(56)(video), resized[..., 4:60, 20:76])
+
+
+def test_decoding_at_decode_size_leaves_nothing_to_resize() -> None:
+    video = clip(64, 96)
+    assert decode_size(56) == 64
+    assert torch.equal(eval_transform(56)(video), video[..., 4:60, 20:76])

@@ -1,0 +1,88 @@
+"""Threshold search against loops in numpy."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynvid.calibration import operate, sweep_thresholds, thresholds_for_budget, thresholds_for_drop
+
+GMACS = (1.0, 2.0, 5.0)
+
+
+def outcomes(seed, videos=60, exits=3):
+    rng = np.random.default_rng(seed)
+    scores = rng.random((exits, videos), dtype=np.float32)
+    correct = rng.random((exits, videos)) < 0.3 + 0.6 * scores  # surer exits are right more often
+    return torch.from_numpy(scores), torch.from_numpy(correct)
+
+
+def msdnet_rule(scores, ratio):
+    """The rule as method.md states it, video by video."""
+    exits, videos = scores.shape
+    p = np.array([ratio**k for k in range(1, exits + 1)])
+    p = p / p.sum()
+    gone, thresholds = set(), []
+    for k in range(exits - 1):
+        quota = int(np.floor(videos * p[k]))
+        inside = sorted((n for n in range(videos) if n not in gone), key=lambda n: -scores[k, n])[:quota]
+        thresholds.append(scores[k, inside[-1]] if inside else np.inf)
+        gone |= set(inside)
+    return thresholds
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 999))
+def test_sweep_equals_the_published_rule(seed):
+    scores, _ = outcomes(seed)
+    found = sweep_thresholds(scores)
+    for row, ratio in zip(found, np.arange(1, 40) * 0.05, strict=False):
+        assert row[:-1].tolist() == pytest.approx(msdnet_rule(scores.numpy(), round(ratio, 2)))
+    assert found[-1].tolist() == [torch.inf, torch.inf, -torch.inf]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 999), st.lists(st.floats(0, 1), min_size=3, max_size=3))
+def test_operation_equals_a_loop(seed, thresholds):
+    scores, correct = outcomes(seed)
+    spent, right, taken = 0.0, 0, [0, 0, 0]
+    for n in range(scores.shape[1]):
+        k = next((k for k in range(2) if scores[k, n] >= np.float32(thresholds[k])), 2)
+        spent, right = spent + GMACS[k], right + int(correct[k, n])
+        taken[k] += 1
+    found = operate(scores, correct, GMACS, torch.tensor([thresholds]))
+    assert found.gmacs.item() == pytest.approx(spent / 60, rel=1e-5)
+    assert found.accuracy.item() == pytest.approx(right / 60, rel=1e-5)
+    assert found.share[0].tolist() == pytest.approx([t / 60 for t in taken])
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 999), st.floats(1, 6))
+def test_budget_is_kept(seed, budget):
+    scores, correct = outcomes(seed)
+    thresholds = thresholds_for_budget(scores, correct, GMACS, budget)
+    assert operate(scores, correct, GMACS, thresholds[None]).gmacs.item() <= budget + 1e-5
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 999), st.floats(0, 0.2))
+def test_drop_is_kept_and_a_larger_one_never_costs_more(seed, drop):
+    scores, correct = outcomes(seed)
+    small, large = (
+        operate(scores, correct, GMACS, thresholds_for_drop(scores, correct, GMACS, d)[None])
+        for d in (drop, drop + 0.05)
+    )
+    assert small.accuracy.item() >= correct[-1].float().mean().item() - drop - 1e-5
+    assert large.gmacs.item() <= small.gmacs.item() + 1e-5
+
+
+def test_a_budget_below_the_first_exit_says_so():
+    scores, correct = outcomes(0)
+    with pytest.raises(ValueError, match=r"budget of 0.5 GMACs is below the first exit"):
+        thresholds_for_budget(scores, correct, GMACS, 0.5)
+
+
+def test_one_exit_needs_no_thresholds():
+    scores, correct = outcomes(0, exits=1)
+    assert thresholds_for_drop(scores, correct, (1.0,), 0.0).tolist() == [-torch.inf]
