@@ -3,23 +3,33 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Loader processes and computing threads share the cores: threads that wait must not spin.
+export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check format clean
+.PHONY: demo test check test-minimum format clean
 
-demo: $(INSTALLED)  ## Train, calibrate, test and classify on generated clips.
+demo: $(INSTALLED)
 	$(BIN)/dynvid fit --config quickstart.yaml
 	$(BIN)/dynvid test --config quickstart.yaml --ckpt_path best
-	$(BIN)/dynvid classify best --config quickstart.yaml data/synthetic/test/left/left_0000.mp4
+	$(BIN)/dynvid classify $$(ls -t logs/quickstart/lightning_logs/*/checkpoints/best*.ckpt | head -n 1) \
+		data/synthetic/test/left/left_0000.mp4
+	@echo "picture: $$(ls -t logs/quickstart/lightning_logs/*/flops_accuracy.png | head -n 1)"
 
-test: $(INSTALLED)  ## Run the tests and the docstrings' examples.
+test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-check: $(INSTALLED)  ## Lint, formatting and static types.
+check: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-format: $(INSTALLED)  ## Format the code.
+test-minimum: # with the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv .venv-minimum
+	.venv-minimum/bin/pip install --quiet uv
+	.venv-minimum/bin/uv pip install --quiet --python .venv-minimum --resolution lowest-direct --editable '.[test]'
+	.venv-minimum/bin/python -m pytest
+
+format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -29,4 +39,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist data logs
+	rm -rf $(VENV) .venv-minimum build dist

@@ -1,3 +1,6 @@
+import itertools
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,9 +46,8 @@ def test_constructors_give_valid_routes(num_frames, depths, make):
     ],
 )
 def test_invalid_route_says_what_is_wrong(route, reason):
-    with pytest.raises(ValueError, match=".*") as caught:
+    with pytest.raises(ValueError, match=re.escape(reason)):
         check_route(route, num_frames=4, num_depths=2)
-    assert reason in str(caught.value)
 
 
 def test_valid_hand_written_route_is_kept():
@@ -77,7 +79,7 @@ def test_thue_morse_halves_are_even_and_span_the_clip(num_frames):
     first, second = frame_groups(num_frames, "thue_morse")
     assert abs(len(first) - len(second)) <= 1
     for group in (first, second):
-        assert max(b - a for a, b in zip(group, group[1:], strict=False)) <= 3
+        assert max(b - a for a, b in itertools.pairwise(group)) <= 3
         assert group[0] <= 1
         assert group[-1] >= num_frames - 3
 

@@ -1,11 +1,14 @@
 """The command line: fit, validate, test and predict on LightningCLI, and plain commands beside them."""
 
+import argparse
+import json
 import sys
 import traceback
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # exported at run time
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -15,6 +18,7 @@ import dynvid.data  # so that `--data UCF101DataModule` is known by its short na
 from dynvid import commands
 from dynvid.callbacks import Calibration, FlopsAccuracyReport, PredictionWriter
 from dynvid.data import VideoDataModule, VideoError
+from dynvid.data.check import check_data
 from dynvid.module import DynamicInferenceModule
 
 USAGE = """\
@@ -25,6 +29,8 @@ usage: dynvid COMMAND ...
   test      accuracy and GMACs, full and dynamic
                                          dynvid test --config quickstart.yaml --ckpt_path best
   predict   write predictions.csv        dynvid predict --config quickstart.yaml --ckpt_path best
+  check     decode every video, list the unreadable
+                                         dynvid check --config ucf101.yaml --data.root PATH
   classify  label video files            dynvid classify CHECKPOINT VIDEO_OR_FOLDER ...
 
 Ready configs: {configs}
@@ -50,11 +56,13 @@ def main(args: list[str] | None = None) -> None:
         print(dynvid.__version__)
         return
     try:
-        if arguments[0] not in (*LightningCLI.subcommands(), "classify"):
+        if arguments[0] not in (*LightningCLI.subcommands(), "classify", "check"):
             raise ValueError(f"there is no command {arguments[0]!r}; `dynvid --help` lists them")
         if arguments[0] == "classify":
             options = _classify_parser().parse_args(arguments[1:])
             sys.exit(commands.classify(options.checkpoint, options.paths, options.json))
+        if arguments[0] == "check":
+            sys.exit(_check(arguments[1:]))
         DynvidCLI(
             DynamicInferenceModule,
             VideoDataModule,
@@ -145,12 +153,8 @@ class ConfigFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Resolve the name, then parse."""
         name = str(values)
-        if not Path(name).is_file() and Path(name).suffix in (".yaml", ".yml"):
-            if name not in _configs():
-                parser.error(
-                    f"config {name}: no such file, and no packaged config; there are {', '.join(sorted(_configs()))}"
-                )
-            name = str(_configs()[name])
+        if Path(name).suffix in (".yaml", ".yml"):
+            name = _find_config(name)
         super().__call__(parser, cfg, name, option_string)  # type: ignore[no-untyped-call]
 
 
@@ -160,6 +164,40 @@ def _classify_parser() -> Parser:
     parser.add_argument("paths", nargs="+", help="Video files, folders of JPEG frames, or folders of video files.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object per video.")
     return parser
+
+
+def _check(arguments: list[str]) -> int:
+    """`dynvid check`: 0 if every video decodes, else 1."""
+    first = argparse.ArgumentParser(
+        prog="dynvid check",
+        description="Decode every video of a data set; a run that was stopped goes on where it was.",
+        epilog="--data.root and the other arguments of the data module may follow.",
+        allow_abbrev=False,
+    )
+    first.add_argument("-c", "--config", required=True, help="A YAML file or packaged config; its `data` is used.")
+    first.add_argument("--folder", default="check", help="Where checked.csv and unreadable.csv go (default: check).")
+    first.add_argument("--num_workers", type=int, help="Processes, one per CPU by default.")
+    options, overrides = first.parse_known_args(arguments)
+    parser = Parser(prog="dynvid check")
+    parser.add_subclass_arguments(VideoDataModule, "data")
+    settings = yaml.safe_load(Path(_find_config(options.config)).read_text())["data"]
+    config = parser.parse_args(["--data", json.dumps(settings), *overrides])
+    summary = check_data(parser.instantiate_classes(config).data, options.folder, options.num_workers)
+    return int(summary.unreadable > 0)
+
+
+def _find_config(name: str) -> str:
+    """A path as it is, or where the packaged config of that name lies.
+
+    Raises:
+        ValueError: There is neither.
+    """
+    if Path(name).is_file():
+        return name
+    if name not in _configs():
+        known = ", ".join(sorted(_configs()))
+        raise ValueError(f"config {name}: no such file, and no packaged config; there are {known}")
+    return str(_configs()[name])
 
 
 def _configs() -> dict[str, Path]:

@@ -6,7 +6,7 @@ from typing import Any, Self
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynvid.calibration import SHARE_RATIOS
 from dynvid.losses import ExitLoss
@@ -33,6 +33,9 @@ class DynamicInferenceModule(pl.LightningModule):
         score: How sure an exit is: `max_probability`, `margin` or `negative_entropy`.
         optimizer: Parameters -> optimizer; TSM's SGD by default.
         lr_scheduler: Optimizer -> scheduler, stepped per epoch; none by default.
+        backbone_lr_scale: The backbone's share of the learning rate; below 1 where it is pretrained.
+        freeze_batch_norm: Keep the backbone's batch norm as it was pretrained, statistics and weights; for small
+            batches, or where it is folded into the convolutions.
 
     Attributes:
         policy: The thresholds; full inference until calibrated.
@@ -55,9 +58,15 @@ class DynamicInferenceModule(pl.LightningModule):
         score: Score = "max_probability",
         optimizer: OptimizerCallable = _sgd,
         lr_scheduler: LRSchedulerCallable | None = None,
+        backbone_lr_scale: float = 1.0,
+        freeze_batch_norm: bool = False,
     ) -> None:
         super().__init__()
         self.net = net
+        self.backbone_lr_scale, self.freeze_batch_norm = backbone_lr_scale, freeze_batch_norm
+        if freeze_batch_norm:
+            for layer in self._batch_norms():
+                layer.requires_grad_(False)
         self.loss = loss or ExitLoss()
         exits = len(net.route)
         self.policy = ThresholdPolicy(exits, score=score)
@@ -68,6 +77,7 @@ class DynamicInferenceModule(pl.LightningModule):
         self.curve: FlopsAccuracy | None = None
         self.val_curve = FlopsAccuracyCurve(net.gmacs, self.policy)
         self.test_curve = FlopsAccuracyCurve(net.gmacs, self.policy)
+        self.train(self.training)  # Lightning does not call train() before it trains
 
     def setup(self, stage: str) -> None:
         """Take the class names from the data module.
@@ -81,9 +91,20 @@ class DynamicInferenceModule(pl.LightningModule):
                 raise ValueError(f"the data has {len(names)} classes, the net {self.net.num_classes}")
             self.class_names = list(names)
 
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode, frozen batch norm excepted."""
+        super().train(mode)
+        if mode and self.freeze_batch_norm:
+            for layer in self._batch_norms():
+                layer.eval()
+        return self
+
     def configure_optimizers(self) -> Any:
         """The optimizer and the scheduler that were asked for."""
-        optimizer = self.optimizer(self.net.parameters())
+        heads = [p for name, p in self.net.named_parameters() if not name.startswith("segments.")]
+        backbone = [p for p in self.net.segments.parameters() if p.requires_grad]
+        optimizer = self.optimizer([{"params": heads}, {"params": backbone}])
+        optimizer.param_groups[1]["lr"] *= self.backbone_lr_scale
         if self.lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
@@ -114,8 +135,16 @@ class DynamicInferenceModule(pl.LightningModule):
         self.log("val/mean_exit_accuracy", self.curve.exit_accuracy.mean())
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Record all exits."""
-        self.test_curve.update(self(batch["video"]), batch["label"], batch["index"])
+        """Record all exits; the probabilities of several views (B, V, T, C, H, W) are averaged, and all V paid for."""
+        video = batch["video"]
+        if video.dim() == 5:
+            logits = self(video)
+        else:
+            views = video.shape[1]
+            logits = self(video.flatten(0, 1)).view(len(self.net.route), len(video), views, -1)
+            logits = logits.softmax(-1).mean(2).log()
+            self.test_curve.gmacs = tuple(views * gmacs for gmacs in self.net.gmacs)
+        self.test_curve.update(logits, batch["label"], batch["index"])
 
     def on_test_epoch_end(self) -> None:
         """Compute the curve with the thresholds of the calibration split."""
@@ -135,6 +164,9 @@ class DynamicInferenceModule(pl.LightningModule):
             "exit": exit_taken,
             "gmacs": gmacs,
         }
+
+    def _batch_norms(self) -> list[nn.Module]:
+        return [layer for layer in self.net.segments.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what inference needs, as plain data."""

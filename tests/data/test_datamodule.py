@@ -1,8 +1,10 @@
+import inspect
 import random
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import jsonargparse
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dynvid.data import Video, VideoFolderDataModule, carve
+from dynvid.data import Video, VideoDataModule, VideoFolderDataModule, carve
 
 from .conftest import WriteVideo
 
@@ -85,7 +87,7 @@ def test_no_val_is_carved_from_train(tree: Path, tmp_path: Path) -> None:
     assert len(train) + len(val) == 7
     assert not set(train) & set(val)
     assert {video.label for video in val} == {0, 1}
-    with pytest.raises(ValueError, match=r"test: no test videos; add some"):
+    with pytest.raises(ValueError, match=r"no test videos; add some"):
         data.test_dataloader()
 
 
@@ -117,15 +119,15 @@ CSV = (
 def test_csv(tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/all.csv").write_bytes(CSV.encode())
-    data = VideoFolderDataModule(tmp_path, annotations="lists/all.csv", on_error="skip")
+    data = VideoFolderDataModule(tmp_path, annotations="lists/all.csv")
     assert data.class_names == ["jump, high", "wave"]
-    assert data.videos("test") == [Video(str(tmp_path / "lists/e.mp4"), 1)]
-    assert sorted(data.videos("train") + data.videos("val"), key=lambda video: video.path) == [
-        Video("/else where/d.mp4", 0),
+    assert data.listed("test") == [Video(str(tmp_path / "lists/e.mp4"), 1)]
+    assert data.listed("val") == []
+    assert data.listed("train") == [
         Video(str(tmp_path / "lists/wave/a, b.mp4"), 1, "g1"),
         Video(str(tmp_path / "lists/wave/c.mp4"), 1, "g2"),
+        Video("/else where/d.mp4", 0),
     ]
-    assert [video.label for video in data.videos("val")] == [1]
 
 
 @pytest.mark.parametrize(
@@ -145,14 +147,103 @@ def test_csv_errors(tmp_path: Path, content: str, message: str) -> None:
         VideoFolderDataModule(tmp_path, annotations="a.csv").videos("train")
 
 
-def test_missing_files_are_counted_and_named(tmp_path: Path) -> None:
+@pytest.fixture
+def listed(tmp_path: Path, write_video: WriteVideo) -> Path:
+    """Nine listed training videos, of which the first two are there; one for validation."""
     lines = [f"{i}.mp4,x,train" for i in range(9)] + ["v.mp4,x,val"]
     (tmp_path / "a.csv").write_text("\n".join(["path,label,split", *lines]))
-    (tmp_path / "0.mp4").touch()
-    with pytest.raises(FileNotFoundError, match=r"8 of 9 listed videos are missing: \S+/1\.mp4, .*, \.\.\.;"):
-        VideoFolderDataModule(tmp_path, annotations="a.csv").train_dataloader()
+    for name in ("0", "1", "v"):
+        write_video(tmp_path / f"{name}.mp4", frames=4)
+    return tmp_path
+
+
+def test_missing_videos_are_an_error(listed: Path) -> None:
+    message = (
+        r"7 of 9 listed train videos \(77\.8%\) are missing: \S+/2\.mp4, .*, \.\.\.; correct `root` .* `max_missing`"
+    )
+    for share in (0.0, 0.77):
+        with pytest.raises(FileNotFoundError, match=message):
+            VideoFolderDataModule(listed, annotations="a.csv", max_missing=share).train_dataloader()
     with pytest.raises(FileNotFoundError, match=r"b\.csv does not exist"):
-        VideoFolderDataModule(tmp_path, annotations="b.csv").train_dataloader()
+        VideoFolderDataModule(listed, annotations="b.csv").train_dataloader()
+
+
+def test_permitted_missing_videos_are_counted_and_listed(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("dynvid.data.datamodule.rank_zero_info", said.append)
+    data = VideoFolderDataModule(listed, annotations="a.csv", max_missing=0.8, **SMALL)
+    assert names(data.videos("train")) == ["0.mp4", "1.mp4"]
+    assert data.missing == {"train": [str(listed / f"{i}.mp4") for i in range(2, 9)]}
+    model = Count()
+    trainer(listed / "logs").fit(model, datamodule=data)
+    file = listed / "logs/missing_train.txt"
+    assert file.read_text().splitlines() == data.missing["train"]
+    assert said == [f"train: 9 videos listed, 7 missing, listed in {file}, 0 excluded"]
+
+
+def test_a_full_split_is_not_commented(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynvid.data.datamodule.rank_zero_info", pytest.fail)
+    VideoFolderDataModule(listed, annotations="a.csv", **SMALL).val_dataloader()
+
+
+def test_excluded(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("dynvid.data.datamodule.rank_zero_info", said.append)
+    monkeypatch.chdir(listed)
+    (listed / "bad.csv").write_text('path,reason\n./1.mp4,"broken, really"\nelsewhere.mp4,gone\n')
+    data = VideoFolderDataModule(listed, annotations="a.csv", exclude="bad.csv", max_missing=0.8, **SMALL)
+    assert names(data.videos("train")) == ["0.mp4"]
+    assert data.excluded == {"train": [str(listed / "1.mp4")]}
+    data.train_dataloader()
+    assert said == ["train: 9 videos listed, 7 missing, 1 excluded"]
+    (listed / "bad.csv").write_text("file,reason\n")
+    with pytest.raises(ValueError, match=r"bad\.csv, line 1: no column path; `exclude` takes"):
+        data.videos("train")
+
+
+def test_missing_and_excluded_videos_do_not_move_the_carved_split(tree: Path, tmp_path: Path) -> None:
+    rows = [f"{i}.mp4,x,train,g{i // 2}" for i in range(20)]
+    (tmp_path / "a.csv").write_text("\n".join(["path,label,split,group", *rows]))
+    for i in range(20):
+        (tmp_path / f"{i}.mp4").touch()
+    data = VideoFolderDataModule(tmp_path, annotations="a.csv", max_missing=0.5, val_fraction=0.3)
+    train, val = data.videos("train"), data.videos("val")
+    (tmp_path / "bad.csv").write_text(f"path,reason\n{train[0].path},x\n")
+    data.exclude = tmp_path / "bad.csv"
+    Path(val[0].path).unlink()
+    Path(train[1].path).unlink()
+    assert data.videos("val") == val[1:]
+    assert data.videos("train") == train[2:]
+
+
+@pytest.mark.parametrize(("clips", "crops"), [(1, 3), (2, 1), (4, 3)])
+def test_views(tree: Path, clips: int, crops: Literal[1, 3]) -> None:
+    data = VideoFolderDataModule(tree, test_clips=clips, test_crops=crops, **SMALL)
+    assert next(iter(data.test_dataloader()))["video"].shape == (2, clips * crops, 2, 3, 32, 32)
+    for loader in (data.val_dataloader(), data.predict_dataloader(), data.train_dataloader()):
+        assert next(iter(loader))["video"].shape == (2, 2, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "VideoFolderDataModule",
+        "VideoListDataModule",
+        "KineticsDataModule",
+        "UCF101DataModule",
+        "HMDB51DataModule",
+        "SomethingSomethingV1DataModule",
+        "SomethingSomethingV2DataModule",
+    ],
+)
+def test_every_argument_is_on_the_command_line(name: str) -> None:
+    parser = jsonargparse.ArgumentParser()
+    parser.add_subclass_arguments(VideoDataModule, "data")
+    own = {parameter.name for parameter in inspect.signature(VideoDataModule).parameters.values()}
+    lists = {"train_list": "a", "test_list": "b", "classes": "c"} if "List" in name else {}
+    config = {"class_path": f"dynvid.data.{name}", "init_args": {"root": "x", **lists}}
+    offered = set(parser.parse_object({"data": config}).data.init_args.keys())
+    assert own - offered == ({"hflip"} if "Something" in name else set())
 
 
 class Count(pl.LightningModule):

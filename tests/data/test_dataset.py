@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from dynvid.data import Video, VideoDataset, VideoError, collate, decode_size, eval_transform, train_transform
+from dynvid.data import (
+    Video,
+    VideoDataset,
+    VideoError,
+    collate,
+    decode_size,
+    eval_transform,
+    three_crop_transform,
+    train_transform,
+)
 
 from .conftest import WriteVideo, decode_all
 
@@ -42,6 +51,23 @@ def test_short_side_applies_while_decoding(clips: list[Video]) -> None:
     item = VideoDataset(clips, num_frames=2, transform=unchanged, short_side=24)[0]
     assert isinstance(item, dict)
     assert item["video"].shape == (2, 3, 24, 32)
+
+
+def test_views_are_crops_of_clips(clips: list[Video]) -> None:
+    dataset = VideoDataset(clips, 2, three_crop_transform(48), clips=2)
+    item = dataset[1]
+    assert isinstance(item, dict)
+    assert item["video"].shape == (6, 2, 3, 48, 48)
+    reference = torch.from_numpy(np.stack(decode_all(clips[1].path))).permute(0, 3, 1, 2)  # 48 x 64
+    for crop, left in enumerate((0, 8, 16)):
+        for clip, frames in enumerate(([2, 12], [7, 17])):
+            assert torch.equal(item["video"][2 * crop + clip], reference[frames, :, :, left : left + 48])
+
+
+def test_one_view_has_no_view_axis(clips: list[Video]) -> None:
+    item = VideoDataset(clips, 2, eval_transform(32), clips=1)[0]
+    assert isinstance(item, dict)
+    assert item["video"].shape == (2, 3, 32, 32)
 
 
 def test_batch(clips: list[Video]) -> None:

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynvid.data import segment_indices
+from dynvid.data import clip_indices, segment_indices
 
 
 @given(length=st.integers(1, 10**6), num_frames=st.integers(1, 64), seed=st.none() | st.integers(0, 2**31))
@@ -41,3 +41,21 @@ def test_a_generator_reaches_every_frame_and_repeats_under_a_seed() -> None:
 def test_nothing_to_take(length: int, num_frames: int) -> None:
     with pytest.raises(ValueError, match="cannot take"):
         segment_indices(length, num_frames)
+
+
+@given(length=st.integers(1, 10**5), num_frames=st.integers(1, 32), num_clips=st.integers(1, 12))
+def test_clips(length: int, num_frames: int, num_clips: int) -> None:
+    clips = clip_indices(length, num_frames, num_clips)
+    assert clips.shape == (num_clips, num_frames)
+    assert 0 <= clips.min() <= clips.max() < length
+    # Read segment by segment, the clips go forwards: they interleave.
+    flat = clips.T.flatten().tolist()
+    assert flat == sorted(flat)
+    if length >= num_clips * num_frames:
+        assert len(set(flat)) == len(flat)
+    assert torch.equal(clip_indices(length, num_frames, 1)[0], segment_indices(length, num_frames))
+
+
+def test_no_clips() -> None:
+    with pytest.raises(ValueError, match="cannot take 0 clips"):
+        clip_indices(10, 2, 0)

@@ -1,8 +1,10 @@
+import pickle
+
 import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from dynvid.data import decode_size, eval_transform, train_transform
+from dynvid.data import decode_size, eval_transform, three_crop_transform, train_transform
 
 
 def clip(height: int, width: int, frames: int = 4) -> torch.Tensor:
@@ -49,3 +51,20 @@ def test_decoding_at_decode_size_leaves_nothing_to_resize() -> None:
     video = clip(64, 96)
     assert decode_size(56) == 64
     assert torch.equal(eval_transform(56)(video), video[..., 4:60, 20:76])
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (20, 50), (37, 37)])
+def test_three_crops_see_everything(shape: tuple[int, int]) -> None:
+    height, width = shape
+    video = clip(height, width)
+    crops = three_crop_transform(32)(video)
+    assert crops.shape == (3, 4, 3, 32, 32)
+    whole = F.resize(video, [32], antialias=True)
+    assert torch.equal(crops[0], whole[..., :32, :32])
+    assert torch.equal(crops[1], F.center_crop(whole, [32, 32]))
+    assert torch.equal(crops[2], whole[..., -32:, -32:])
+
+
+def test_transforms_travel_to_fresh_processes() -> None:
+    for transform in (train_transform(32), eval_transform(32), three_crop_transform(32)):
+        assert pickle.loads(pickle.dumps(transform))(clip(40, 60)).shape[-3:] == (3, 32, 32)

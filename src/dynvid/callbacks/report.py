@@ -86,9 +86,10 @@ def summarise(module: DynamicInferenceModule, curve: FlopsAccuracy) -> dict[str,
         `full` and `dynamic` (each `accuracy` in [0, 1] and `gmacs` per video), `saved` (1 - dynamic / full GMACs)
         and `exits` (`frames`, `depth`, `gmacs`, `accuracy`, `share` of the videos that take it).
     """
-    net = module.net
-    found = operate(curve.scores, curve.correct, net.gmacs, module.policy.thresholds.cpu()[None])
-    full, dynamic = net.full_gmacs, float(found.gmacs)
+    net, gmacs = module.net, curve.exit_gmacs.tolist()
+    found = operate(curve.scores, curve.correct, gmacs, module.policy.thresholds.cpu()[None])
+    views = gmacs[0] / net.gmacs[0]
+    full, dynamic = views * net.full_gmacs, float(found.gmacs)
     return {
         "full": {"accuracy": float(curve.exit_accuracy[-1]), "gmacs": full},
         "dynamic": {"accuracy": float(found.accuracy), "gmacs": dynamic},
@@ -96,7 +97,7 @@ def summarise(module: DynamicInferenceModule, curve: FlopsAccuracy) -> dict[str,
         "videos": curve.scores.shape[1],
         "exits": [
             {"frames": e.frames, "depth": e.depth, "gmacs": g, "accuracy": float(a), "share": float(s)}
-            for e, g, a, s in zip(net.route, net.gmacs, curve.exit_accuracy, found.share[0], strict=True)
+            for e, g, a, s in zip(net.route, gmacs, curve.exit_accuracy, found.share[0], strict=True)
         ],
     }
 
@@ -126,14 +127,14 @@ def write_curve(path: Path, module: DynamicInferenceModule, curve: FlopsAccuracy
     """Write the points of the curve, the static exits and the calibrated point as CSV."""
     net = module.net
     calibrated = module.policy.thresholds.cpu()
-    found = operate(curve.scores, curve.correct, net.gmacs, calibrated[None])
+    found = operate(curve.scores, curve.correct, curve.exit_gmacs.tolist(), calibrated[None])
     exits = range(len(net.route))
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["kind", "gmacs", "accuracy", *(f"threshold_{n}x{d}" for n, d in net.route)])
         writer.writerow(["calibrated", float(found.gmacs), float(found.accuracy), *calibrated.tolist()])
         for k in exits:
-            writer.writerow(["exit", net.gmacs[k], float(curve.exit_accuracy[k]), *("" for _ in exits)])
+            writer.writerow(["exit", float(curve.exit_gmacs[k]), float(curve.exit_accuracy[k]), *("" for _ in exits)])
         for gmacs, accuracy, thresholds in zip(curve.gmacs, curve.accuracy, curve.thresholds, strict=True):
             writer.writerow(["curve", float(gmacs), float(accuracy), *thresholds.tolist()])
 

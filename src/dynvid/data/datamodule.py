@@ -6,17 +6,20 @@ import random
 import warnings
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from dynvid.data.dataset import OnError, Video, VideoDataset, collate
-from dynvid.data.transforms import decode_size, eval_transform, train_transform
+from dynvid.data.files import find_names, find_paths, read_excluded, write_missing
+from dynvid.data.transforms import decode_size, eval_transform, three_crop_transform, train_transform
 from dynvid.data.video import is_video
 
 Split = Literal["train", "val", "test"]
@@ -25,9 +28,12 @@ Split = Literal["train", "val", "test"]
 class VideoDataModule(pl.LightningDataModule, ABC):
     """Loaders for training, validation, test and prediction over labelled videos.
 
-    A subclass says which videos there are (`videos`) and what the classes are called (`class_names`);
-    everything else is here. Batches are those of `dynvid.data.collate`, without "skipped". Prediction runs on
-    the test videos.
+    A subclass says what the annotations list (`listed`) and what the classes are called (`class_names`);
+    everything else is here. Where the data has no validation split, some of train is kept back for it (`carve`).
+    Batches are those of `dynvid.data.collate`, without "skipped". Prediction runs on the test videos.
+
+    What is listed but missing is left out, up to `max_missing`: said in one line, and listed by name in
+    `missing_<split>.txt` beside the trainer's logs.
 
     Args:
         root: Folder that holds the data.
@@ -37,11 +43,18 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         num_workers: Decoding processes per loader; None takes one per CPU, up to 8.
         hflip: Mirror training clips at random. False where left and right carry the label.
         on_error: "raise" stops at a video that cannot be read, "skip" leaves it out and warns at the end.
+        max_missing: Share of the listed videos that may be missing, in [0, 1].
+        exclude: CSV file of videos to leave out, such as the `unreadable.csv` of `dynvid check`.
         val_fraction: Share of the training sources to validate on, where the data has no validation split.
         seed: Seed of that choice.
+        test_clips: Clips per video in the test of a static net, 10 in most published tables.
+        test_crops: Crops per clip there, 1 or 3. With more than one view in all, test batches hold videos of
+            `(B, V, T, C, H, W)`, V = crops x clips, whose probabilities are to be averaged.
 
     Attributes:
-        skipped: `{path: reason}` of the videos left out so far.
+        missing: `{split: names}` of the listed videos that are not on disk.
+        excluded: `{split: paths}` of the videos left out by `exclude`.
+        skipped: `{path: reason}` of the unreadable videos left out so far.
     """
 
     def __init__(
@@ -53,8 +66,12 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         num_workers: int | None = None,
         hflip: bool = True,
         on_error: OnError = "raise",
+        max_missing: float = 0.0,
+        exclude: str | Path | None = None,
         val_fraction: float = 0.1,
         seed: int = 0,
+        test_clips: int = 1,
+        test_crops: Literal[1, 3] = 1,
     ) -> None:
         super().__init__()
         self.root = Path(root)
@@ -64,8 +81,14 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         self.num_workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
         self.hflip = hflip
         self.on_error = on_error
+        self.max_missing = max_missing
+        self.exclude = exclude
         self.val_fraction = val_fraction
         self.seed = seed
+        self.test_clips = test_clips
+        self.test_crops = test_crops
+        self.missing: dict[Split, list[str]] = {}
+        self.excluded: dict[Split, list[str]] = {}
         self.skipped: dict[str, str] = {}
 
     @property
@@ -74,8 +97,43 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         """Names of the classes, in the order of their labels."""
 
     @abstractmethod
+    def listed(self, split: Split) -> list[Video]:
+        """The videos that the annotations list for a split, in a fixed order, on disk or not.
+
+        Their paths are what `find` takes. Empty for val where the data has none.
+        """
+
+    def find(self, paths: Collection[str]) -> dict[str, str]:
+        """Where listed videos are: by default, files or folders of that name anywhere below `root`."""
+        return find_names(self.root, paths)
+
     def videos(self, split: Split) -> list[Video]:
-        """The videos of a split, in a fixed order."""
+        """The videos of a split, in a fixed order, less the missing and the excluded.
+
+        Raises:
+            FileNotFoundError: More than `max_missing` of a list is missing; says how much and names the first.
+        """
+        if not self.root.exists():
+            raise FileNotFoundError(f"{self.root} does not exist: set `root` to where the videos are")
+        carved = split != "test" and not self.listed("val")
+        source: Split = "train" if carved else split
+        listed = self.listed(source)
+        path_of = self.find({video.path for video in listed})
+        missing = [video.path for video in listed if video.path not in path_of]
+        if len(missing) > self.max_missing * len(listed):
+            share = f"{len(missing) / len(listed):.1%}"
+            raise FileNotFoundError(
+                f"{len(missing)} of {len(listed)} listed {source} videos ({share}) are missing: {_some(missing)}; "
+                f"correct `root` ({self.root}), or raise `max_missing` to do without them"
+            )
+        if carved:  # from the list, so that the split does not depend on what is missing
+            listed = carve(listed, self.val_fraction, self.seed)[split == "val"]
+        found = [replace(video, path=path_of[video.path]) for video in listed if video.path in path_of]
+        excluded = read_excluded(self.exclude) if self.exclude else set()
+        kept = [video for video in found if os.path.abspath(video.path) not in excluded]
+        self.missing[split] = [video.path for video in listed if video.path not in path_of]
+        self.excluded[split] = sorted({video.path for video in found} - {video.path for video in kept})
+        return kept
 
     @property
     def num_classes(self) -> int:
@@ -91,11 +149,11 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Test videos in their order."""
-        return self._loader("test")
+        """Test videos in their order, with `test_clips` x `test_crops` views of each."""
+        return self._loader("test", self.test_clips, self.test_crops)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """The test videos again."""
+        """The test videos again, one view of each."""
         return self._loader("test")
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
@@ -109,18 +167,19 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             paths = list(self.skipped)
             warnings.warn(f"{len(paths)} unreadable video(s) left out: {_some(paths)}", stacklevel=2)
 
-    def _loader(self, split: Split) -> DataLoader[Any]:
-        if not self.root.exists():
-            raise FileNotFoundError(f"{self.root} does not exist: set `root` to where the videos are")
+    def _loader(self, split: Split, clips: int = 1, crops: int = 1) -> DataLoader[Any]:
         train = split == "train"
         videos = self.videos(split)
+        self._report(split, len(videos))
         if not videos:
-            raise ValueError(f"{self.root}: the {split} split holds no videos")
+            raise ValueError(f"{self.root}: no {split} videos; add some, or do without the {split} step")
+        evaluate = eval_transform if crops == 1 else three_crop_transform
         dataset = VideoDataset(
             videos,
             num_frames=self.num_frames,
-            transform=train_transform(self.size, self.hflip) if train else eval_transform(self.size),
+            transform=train_transform(self.size, self.hflip) if train else evaluate(self.size),
             train=train,
+            clips=clips,
             short_side=decode_size(self.size),
             on_error=self.on_error,
         )
@@ -135,6 +194,18 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             collate_fn=collate,
         )
 
+    def _report(self, split: Split, kept: int) -> None:
+        """Say in one line what is left out of a split, and list what is missing beside the logs."""
+        log_dir = self.trainer.log_dir if self.trainer else None  # asks all processes: not below an if
+        missing, excluded = self.missing[split], self.excluded[split]
+        where = ""
+        if missing and log_dir and self.trainer and self.trainer.is_global_zero:
+            file = write_missing(missing, log_dir, split)
+            where = f", listed in {file}"
+        if missing or excluded:
+            total = kept + len(missing) + len(excluded)
+            rank_zero_info(f"{split}: {total} videos listed, {len(missing)} missing{where}, {len(excluded)} excluded")
+
 
 class VideoFolderDataModule(VideoDataModule):
     """Your own videos: one folder per split and class, or one CSV file.
@@ -147,40 +218,11 @@ class VideoFolderDataModule(VideoDataModule):
     Args:
         root: Folder that holds the data.
         annotations: The CSV file, absolute or from `root`; None for folders.
-        num_frames: Frames per video.
-        size: Height and width of the frames, in pixels.
-        batch_size: Videos per batch.
-        num_workers: Decoding processes per loader; None takes one per CPU, up to 8.
-        hflip: Mirror training clips at random. False where left and right carry the label.
-        on_error: "raise" stops at a video that cannot be read, "skip" leaves it out and warns at the end.
-        val_fraction: Share of the training sources to validate on, where there is no val.
-        seed: Seed of that choice.
+        **kwargs: Those of `VideoDataModule`.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        annotations: str | Path | None = None,
-        num_frames: int = 16,
-        size: int = 224,
-        batch_size: int = 16,
-        num_workers: int | None = None,
-        hflip: bool = True,
-        on_error: OnError = "raise",
-        val_fraction: float = 0.1,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            root,
-            num_frames,
-            size,
-            batch_size,
-            num_workers,
-            hflip,
-            on_error,
-            val_fraction=val_fraction,
-            seed=seed,
-        )
+    def __init__(self, root: str | Path, annotations: str | Path | None = None, **kwargs: Any) -> None:
+        super().__init__(root, **kwargs)
         self.annotations = self.root / annotations if annotations is not None else None
 
     @cached_property
@@ -188,22 +230,17 @@ class VideoFolderDataModule(VideoDataModule):
         """Names of the classes of the training videos, sorted."""
         return sorted({entry.label for entry in self._entries if entry.split == "train"})
 
-    def videos(self, split: Split) -> list[Video]:
-        """The videos of a split, in a fixed order."""
+    def listed(self, split: Split) -> list[Video]:
+        """The videos of a split as they are in the CSV or the folders."""
         label_of = {name: label for label, name in enumerate(self.class_names)}
-        splits: dict[str, list[Video]] = {"train": [], "val": [], "test": []}
-        for path, name, where, group in self._entries:
+        for path, name, where, _ in self._entries:
             if name not in label_of:
                 raise ValueError(f"{path}: class {name!r} is in {where} but not in train")
-            splits[where].append(Video(path, label_of[name], group))
-        if not splits["val"]:
-            splits["train"], splits["val"] = carve(splits["train"], self.val_fraction, self.seed)
-        if not splits[split]:
-            source = self.annotations or self.root / split
-            raise ValueError(f"{source}: no {split} videos; add some, or do without the {split} step")
-        if self.on_error == "raise":
-            check_files(splits[split])
-        return splits[split]
+        return [Video(path, label_of[name], group) for path, name, where, group in self._entries if where == split]
+
+    def find(self, paths: Collection[str]) -> dict[str, str]:
+        """Where listed videos are: exactly there."""
+        return find_paths(paths)
 
     @cached_property
     def _entries(self) -> list["_Entry"]:
@@ -245,22 +282,6 @@ def _read_csv(file: Path) -> Iterator[_Entry]:
             if split not in get_args(Split):
                 raise ValueError(f"{file}, line {rows.line_num}: split {split!r} is not train, val or test")
             yield _Entry(str(file.parent / path), label, split, row.get("group", "").strip())
-
-
-def check_files(videos: Sequence[Video]) -> None:
-    """Make sure that videos are on disk.
-
-    Args:
-        videos: What to look for.
-
-    Raises:
-        FileNotFoundError: Some are not; says how many and names the first.
-    """
-    if missing := [video.path for video in videos if not Path(video.path).exists()]:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(videos)} listed videos are missing: {_some(missing)}; "
-            'correct `root`, or leave them out with on_error="skip"'
-        )
 
 
 def carve(videos: Sequence[Video], fraction: float, seed: int) -> tuple[list[Video], list[Video]]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from dynvid.data.sampling import segment_indices
+from dynvid.data.sampling import clip_indices, segment_indices
 from dynvid.data.transforms import Transform
 from dynvid.data.video import VideoError, open_video
 
@@ -39,14 +39,16 @@ class Skipped(NamedTuple):
 class VideoDataset(Dataset[dict[str, Any] | Skipped]):
     """`num_frames` frames of each video, one per segment.
 
-    An item is `{"video": uint8 (T, C, H, W), "label": int, "index": int, "path": str}`. In training all
-    randomness comes from torch's default generator, which a loader seeds per worker and per epoch.
+    An item is `{"video": uint8 (T, C, H, W), "label": int, "index": int, "path": str}`; with several clips, or
+    crops by the transform, the video is `(V, T, C, H, W)`, V = crops x clips. In training all randomness comes
+    from torch's default generator, which a loader seeds per worker and per epoch.
 
     Args:
         videos: What to read.
         num_frames: Frames per video, T.
-        transform: Applied to the uint8 `(T, C, H, W)` frames.
+        transform: Applied to the uint8 `(T, C, H, W)` frames, those of all clips at once.
         train: Draw a random frame of each segment; else take the centre frame.
+        clips: Clips per video, evenly spaced; only in evaluation.
         short_side: Shrink frames to this short side while decoding, in pixels; None keeps them as they are.
         on_error: "raise" lets the `VideoError` of an unreadable video through; "skip" gives a `Skipped` item.
     """
@@ -57,6 +59,7 @@ class VideoDataset(Dataset[dict[str, Any] | Skipped]):
         num_frames: int,
         transform: Transform,
         train: bool = False,
+        clips: int = 1,
         short_side: int | None = None,
         on_error: OnError = "raise",
     ) -> None:
@@ -64,6 +67,7 @@ class VideoDataset(Dataset[dict[str, Any] | Skipped]):
         self.num_frames = num_frames
         self.transform = transform
         self.train = train
+        self.clips = clips
         self.short_side = short_side
         self.on_error = on_error
 
@@ -72,15 +76,20 @@ class VideoDataset(Dataset[dict[str, Any] | Skipped]):
 
     def __getitem__(self, index: int) -> dict[str, Any] | Skipped:
         video = self.videos[index]
-        generator = torch.default_generator if self.train else None
         try:
             reader = open_video(video.path)
-            frames = reader.read(segment_indices(len(reader), self.num_frames, generator), self.short_side)
+            if self.train:
+                indices = segment_indices(len(reader), self.num_frames, torch.default_generator)
+            else:
+                indices = clip_indices(len(reader), self.num_frames, self.clips).flatten()
+            frames = self.transform(reader.read(indices, self.short_side))
         except VideoError as error:
             if self.on_error == "raise":
                 raise
             return Skipped(video.path, str(error))
-        return {"video": self.transform(frames), "label": video.label, "index": index, "path": video.path}
+        if self.clips > 1 or frames.ndim > 4:
+            frames = frames.reshape(-1, self.num_frames, *frames.shape[-3:])
+        return {"video": frames, "label": video.label, "index": index, "path": video.path}
 
 
 def collate(items: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
@@ -91,7 +100,8 @@ def collate(items: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
 
     Returns:
         `{"video": uint8 (B, T, C, H, W), "label": int64 (B,), "index": int64 (B,), "path": list of B str,
-        "skipped": {path: reason}}`, where B counts the videos that could be read.
+        "skipped": {path: reason}}`, where B counts the videos that could be read. Items of several views give
+        videos of `(B, V, T, C, H, W)`.
 
     Raises:
         VideoError: No video of the batch could be read.

@@ -25,11 +25,42 @@ def segment_indices(length: int, num_frames: int, generator: torch.Generator | N
     >>> segment_indices(2, 4)
     tensor([0, 0, 1, 1])
     """
+    if generator is None:
+        return clip_indices(length, num_frames, 1)[0]
+    return _indices(length, num_frames, torch.rand(num_frames, generator=generator, dtype=torch.float64))
+
+
+def clip_indices(length: int, num_frames: int, num_clips: int) -> Tensor:
+    """Several clips of one video, for the test of a static net: each has one frame per segment.
+
+    Clip c takes the frame at `(c + 0.5) / num_clips` of every segment, so the clips interleave and each still
+    spans the whole video, as in training. TSM's "twice sample" is the same idea with two clips; its dense test
+    (10 windows of 64 frames) belongs to nets trained on such windows.
+
+    Args:
+        length: Number of frames of the video.
+        num_frames: Number of segments.
+        num_clips: Number of clips; one gives the centre frames of `segment_indices`.
+
+    Returns:
+        int64 `(num_clips, num_frames)`, each row sorted, in `[0, length)`.
+
+    Raises:
+        ValueError: The video has no frame, or no frame or clip is asked for.
+
+    >>> clip_indices(80, 4, 2)
+    tensor([[ 5, 25, 45, 65],
+            [15, 35, 55, 75]])
+    """
+    if num_clips < 1:
+        raise ValueError(f"cannot take {num_clips} clips from a video")
+    position = (torch.arange(num_clips, dtype=torch.float64) + 0.5) / num_clips
+    return _indices(length, num_frames, position[:, None])
+
+
+def _indices(length: int, num_frames: int, position: Tensor) -> Tensor:
+    """Frames at a position in [0, 1) of each segment: `(..., num_frames)`."""
     if length < 1 or num_frames < 1:
         raise ValueError(f"cannot take {num_frames} frames from a video of {length} frames")
-    if generator is None:
-        position = torch.full((num_frames,), 0.5, dtype=torch.float64)
-    else:
-        position = torch.rand(num_frames, generator=generator, dtype=torch.float64)
     indices = ((torch.arange(num_frames) + position) * length / num_frames).long()
     return indices.clamp_(max=length - 1)  # rounding may reach the end of the last segment

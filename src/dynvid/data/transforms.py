@@ -1,12 +1,14 @@
 """Augmentation and preparation of uint8 clips; normalisation is the net's work."""
 
 from collections.abc import Callable
+from functools import partial
 
+import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
 Transform = Callable[[Tensor], Tensor]
-"""uint8 `(T, C, H, W)` to uint8 `(T, C, size, size)`."""
+"""uint8 `(T, C, H, W)` to uint8 `(T, C, size, size)`, or `(3, T, C, size, size)` where it takes three crops."""
 
 
 def train_transform(size: int, hflip: bool = True) -> Transform:
@@ -20,7 +22,6 @@ def train_transform(size: int, hflip: bool = True) -> Transform:
     Returns:
         A function from uint8 `(T, C, H, W)` to uint8 `(T, C, size, size)`.
 
-    >>> import torch
     >>> train_transform(32)(torch.zeros(4, 3, 40, 60, dtype=torch.uint8)).shape
     torch.Size([4, 3, 32, 32])
     """
@@ -38,12 +39,28 @@ def eval_transform(size: int) -> Transform:
     Returns:
         A function from uint8 `(T, C, H, W)` to uint8 `(T, C, size, size)`.
 
-    >>> import torch
     >>> eval_transform(32)(torch.zeros(4, 3, 40, 60, dtype=torch.uint8)).shape
     torch.Size([4, 3, 32, 32])
     """
     transform: Transform = v2.Compose([v2.Resize(decode_size(size), antialias=True), v2.CenterCrop(size)])
     return transform
+
+
+def three_crop_transform(size: int) -> Transform:
+    """Resize the short side to `size`, then crop both ends and the middle of the long side.
+
+    The three crops together see the whole frame: the spatial half of the usual 10 x 3 test of static nets.
+
+    Args:
+        size: Height and width of the result, in pixels.
+
+    Returns:
+        A function from uint8 `(T, C, H, W)` to uint8 `(3, T, C, size, size)`.
+
+    >>> three_crop_transform(32)(torch.zeros(4, 3, 40, 60, dtype=torch.uint8)).shape
+    torch.Size([3, 4, 3, 32, 32])
+    """
+    return partial(_three_crops, v2.Resize(size, antialias=True), size)
 
 
 def decode_size(size: int) -> int:
@@ -53,3 +70,10 @@ def decode_size(size: int) -> int:
     (256, 128)
     """
     return round(size * 256 / 224)
+
+
+def _three_crops(resize: Transform, size: int, frames: Tensor) -> Tensor:
+    frames = resize(frames)
+    down, right = frames.shape[-2] - size, frames.shape[-1] - size
+    corners = [(0, 0), (down // 2, right // 2), (down, right)]
+    return torch.stack([frames[..., top : top + size, left : left + size] for top, left in corners])

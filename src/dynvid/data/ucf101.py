@@ -1,34 +1,25 @@
 """UCF-101 (Soomro et al., 2012): 13,320 clips, 101 actions, three official splits."""
 
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
-from dynvid.data.datamodule import Split, VideoDataModule, carve, check_files
-from dynvid.data.dataset import OnError, Video
-
-_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm")
+from dynvid.data.datamodule import Split, VideoDataModule
+from dynvid.data.dataset import Video
+from dynvid.data.files import read_lines
 
 
 class UCF101DataModule(VideoDataModule):
     """UCF-101 as it unpacks: videos and the official lists.
 
-    Videos lie at `root/<class>/v_<class>_gNN_cNN.avi` or below `root/UCF-101/`; re-encoded .mp4, .mkv and
-    .webm files are found too. There is no official validation list: some of train is kept back, by group.
+    Videos are found by their names (`v_<class>_gNN_cNN`) anywhere below `root`: the .avi files, re-encoded ones
+    or folders of frames. There is no official validation list: some of train is kept back, by group.
 
     Args:
-        root: Folder of the videos, or the one above `UCF-101`.
+        root: Folder of the videos, or one above it.
         annotations: Folder of `classInd.txt`, `trainlistNN.txt`, `testlistNN.txt`; absolute or from `root`.
         split: Which of the three official splits.
-        num_frames: Frames per video.
-        size: Height and width of the frames, in pixels.
-        batch_size: Videos per batch.
-        num_workers: Decoding processes per loader; None takes one per CPU, up to 8.
-        hflip: Mirror training clips at random.
-        on_error: "raise" stops at a video that is missing or cannot be read, "skip" leaves it out and warns.
-        val_fraction: Share of the training groups to validate on.
-        seed: Seed of that choice.
+        **kwargs: Those of `VideoDataModule`.
     """
 
     def __init__(
@@ -36,26 +27,9 @@ class UCF101DataModule(VideoDataModule):
         root: str | Path,
         annotations: str | Path = "ucfTrainTestlist",
         split: Literal[1, 2, 3] = 1,
-        num_frames: int = 16,
-        size: int = 224,
-        batch_size: int = 16,
-        num_workers: int | None = None,
-        hflip: bool = True,
-        on_error: OnError = "raise",
-        val_fraction: float = 0.1,
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            root,
-            num_frames,
-            size,
-            batch_size,
-            num_workers,
-            hflip,
-            on_error,
-            val_fraction=val_fraction,
-            seed=seed,
-        )
+        super().__init__(root, **kwargs)
         self.annotations = self.root / annotations
         self.split = split
 
@@ -64,16 +38,9 @@ class UCF101DataModule(VideoDataModule):
         """Names of the classes, in the order of classInd.txt."""
         return read_classes(self.annotations)
 
-    def videos(self, split: Split) -> list[Video]:
-        """The videos of a split, in the order of the official list."""
-        videos = read_list(self.annotations, "test" if split == "test" else "train", self.split)
-        if split != "test":
-            videos = carve(videos, self.val_fraction, self.seed)[split == "val"]
-        folder = self.root / "UCF-101" if (self.root / "UCF-101").is_dir() else self.root
-        videos = [replace(video, path=_find(folder / video.path)) for video in videos]
-        if self.on_error == "raise":
-            check_files(videos)
-        return videos
+    def listed(self, split: Split) -> list[Video]:
+        """The videos of an official list, in its order."""
+        return [] if split == "val" else read_list(self.annotations, split, self.split)
 
 
 def read_classes(annotations: Path) -> list[str]:
@@ -85,11 +52,11 @@ def read_classes(annotations: Path) -> list[str]:
     Raises:
         FileNotFoundError: It is not there.
     """
-    return [line.split()[1] for _, line in _lines(annotations / "classInd.txt")]
+    return [line.split()[1] for _, line in read_lines(annotations / "classInd.txt", _HINT)]
 
 
 def read_list(annotations: Path, part: Literal["train", "test"], split: int) -> list[Video]:
-    """Videos of an official list, with paths as listed (`<class>/v_<class>_gNN_cNN.avi`).
+    """Videos of an official list, by name (`v_<class>_gNN_cNN`).
 
     The label comes from the folder name: test lists carry no other.
 
@@ -104,25 +71,14 @@ def read_list(annotations: Path, part: Literal["train", "test"], split: int) -> 
     """
     label_of = {name: label for label, name in enumerate(read_classes(annotations))}
     file, videos = annotations / f"{part}list{split:02d}.txt", []
-    for number, line in _lines(file):
+    for number, line in read_lines(file, _HINT):
         path = PurePosixPath(line.split()[0])
         if path.parent.name not in label_of:
             raise ValueError(f"{file}, line {number}: class {path.parent.name!r} is not in classInd.txt")
         # v_Lunges_g08_c01 is a clip of the recording Lunges_g08.
         group = path.stem.removeprefix("v_").rsplit("_c", 1)[0]
-        videos.append(Video(str(path), label_of[path.parent.name], group))
+        videos.append(Video(path.stem, label_of[path.parent.name], group))
     return videos
 
 
-def _lines(file: Path) -> list[tuple[int, str]]:
-    """Numbered lines that are not blank; the official files mix line ends and trailing blanks."""
-    if not file.exists():
-        raise FileNotFoundError(f"{file} does not exist: unpack UCF101TrainTestSplits and set `annotations` to it")
-    lines = enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
-    return [(number, line.strip()) for number, line in lines if line.strip()]
-
-
-def _find(path: Path) -> str:
-    """The listed file, or a re-encoded one in its place."""
-    candidates = (path.with_suffix(suffix) for suffix in _SUFFIXES)
-    return str(next((file for file in candidates if file.exists()), path))
+_HINT = "unpack UCF101TrainTestSplits and set `annotations` to it"

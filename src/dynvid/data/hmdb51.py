@@ -1,0 +1,72 @@
+"""HMDB-51 (Kuehne et al., 2011): 6,766 clips, 51 actions, three official splits of 3,570 and 1,530."""
+
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from dynvid.data.datamodule import Split, VideoDataModule
+from dynvid.data.dataset import Video
+from dynvid.data.files import read_lines
+
+
+class HMDB51DataModule(VideoDataModule):
+    """HMDB-51: the unpacked videos and the official lists.
+
+    Videos are found by their names anywhere below `root`: the .avi files, re-encoded ones or folders of frames.
+    There is no official validation list: some of train is kept back, by the film that clips were cut from.
+
+    Args:
+        root: Folder of the videos, or one above it.
+        annotations: Folder of `<class>_test_splitN.txt`; absolute or from `root`.
+        split: Which of the three official splits.
+        **kwargs: Those of `VideoDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        annotations: str | Path = "testTrainMulti_7030_splits",
+        split: Literal[1, 2, 3] = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, **kwargs)
+        self.annotations = self.root / annotations
+        self.split = split
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of the classes, sorted: the files give no other order.
+
+        Raises:
+            FileNotFoundError: There are no lists.
+        """
+        ending = f"_test_split{self.split}.txt"
+        names = sorted(file.name.removesuffix(ending) for file in self.annotations.glob(f"*{ending}"))
+        if not names:
+            raise FileNotFoundError(
+                f"{self.annotations}: no *{ending}; unpack test_train_splits.rar and set `annotations` to its folder"
+            )
+        return names
+
+    def listed(self, split: Split) -> list[Video]:
+        """The videos of the official lists, class by class."""
+        if split == "val":
+            return []
+        mark = "1" if split == "train" else "2"  # 0: in neither
+        videos = []
+        for label, name in enumerate(self.class_names):
+            for _, line in read_lines(self.annotations / f"{name}_test_split{self.split}.txt", "unpack it again"):
+                file, number = line.rsplit(maxsplit=1)
+                if number == mark:
+                    stem = PurePosixPath(file).stem
+                    videos.append(Video(stem, label, source(stem, name)))
+        return videos
+
+
+def source(stem: str, class_name: str) -> str:
+    """The film that a clip was cut from: its name less class, five tags and number.
+
+    >>> source("(HQ)_Rock_Climbing_-_Free_Solo_climb_f_cm_np1_le_med_2", "climb")
+    '(HQ)_Rock_Climbing_-_Free_Solo'
+    """
+    return stem.rsplit("_", 6)[0].removesuffix(f"_{class_name}")

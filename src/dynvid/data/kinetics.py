@@ -1,0 +1,84 @@
+"""Kinetics-400, -600 and -700 (Kay et al., 2017; Carreira et al., 2018 and 2019): ten seconds of YouTube videos."""
+
+import csv
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dynvid.data.datamodule import Split, VideoDataModule
+from dynvid.data.dataset import Video
+
+# As the authors, CVDF and mmaction2 call them. Results are reported on the validation list, so test means that.
+_FILES = {"train": ("train.csv", "*_train.csv"), "test": ("validate.csv", "val.csv", "*_val.csv")}
+
+
+class KineticsDataModule(VideoDataModule):
+    """Kinetics with 400, 600 or 700 classes: videos and the official CSV files.
+
+    Videos are found by their names (`<youtube id>_<start>_<end>`, seconds in six digits) anywhere below `root`,
+    be it sorted into splits and classes or flat; files of any format or folders of frames. Videos vanish from
+    YouTube, so some may be missing. As in the literature, the official validation list is the test split; some
+    of train is kept back to validate and calibrate on.
+
+    Args:
+        root: Folder of the videos, or one above it.
+        annotations: Folder of `train.csv` and `validate.csv`; absolute or from `root`.
+        max_missing: Share of the listed videos that may be missing, in [0, 1].
+        val_fraction: Share of the training videos to validate on.
+        **kwargs: Those of `VideoDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        annotations: str | Path = "annotations",
+        max_missing: float = 0.2,
+        val_fraction: float = 0.04,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, max_missing=max_missing, val_fraction=val_fraction, **kwargs)
+        self.annotations = self.root / annotations
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of the classes, sorted: the official order."""
+        return sorted({row["label"] for row in read_rows(self._file("train", "test"))})
+
+    def listed(self, split: Split) -> list[Video]:
+        """The videos of an official file, in its order."""
+        if split == "val":
+            return []
+        file = self._file(split)
+        label_of = {name: label for label, name in enumerate(self.class_names)}
+        videos = []
+        for row in read_rows(file):
+            if row["label"] not in label_of:
+                raise ValueError(f"{file}: class {row['label']!r} is not among the training videos")
+            start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
+            name = f"{row['youtube_id']}_{start:06d}_{end:06d}"
+            videos.append(Video(name, label_of[row["label"]], row["youtube_id"]))
+        return videos
+
+    def _file(self, *splits: str) -> Path:
+        """The annotation file of the first of the splits that has one, by the first of its usual names."""
+        patterns = [pattern for split in splits for pattern in _FILES[split]]
+        for pattern in patterns:
+            if found := sorted(self.annotations.glob(pattern)):
+                return found[0]
+        raise FileNotFoundError(
+            f"{self.annotations}: holds no {' or '.join(patterns)}; set `annotations` to the official files' folder"
+        )
+
+
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """Rows of an annotation file by column, with or without `is_cc`.
+
+    Raises:
+        ValueError: It has other columns.
+    """
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        rows = csv.DictReader(lines)
+        columns = {"label", "youtube_id", "time_start", "time_end"}
+        if missing := columns - set(rows.fieldnames or []):
+            raise ValueError(f"{file}, line 1: no column {', '.join(sorted(missing))}")
+        return list(rows)

@@ -1,0 +1,82 @@
+"""List files as TSM and mmaction2 write them."""
+
+import re
+from collections.abc import Collection
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dynvid.data.datamodule import Split, VideoDataModule
+from dynvid.data.dataset import Video
+from dynvid.data.files import find_paths, read_lines
+from dynvid.data.video import VIDEO_SUFFIXES
+
+
+class VideoListDataModule(VideoDataModule):
+    """Videos in list files as TSM and mmaction2 write them, of any data set.
+
+    A line is `<path> <label>` for a video file, `<path> <number of frames> <label>` for a folder of frames; labels
+    count from 0. Paths count from `root`; absolute ones are taken as they are.
+
+    Args:
+        root: Folder from which the paths count.
+        train_list: List of the training videos, absolute or from `root`; likewise those below.
+        test_list: List of the test videos.
+        classes: File with the name of one class per line, in the order of the labels.
+        val_list: List of the validation videos; None keeps some of train back.
+        group: Regular expression; what it finds in a path names the recording, so that clips of one recording
+            stay together when validation videos are kept back. For UCF-101, `v_.*_g[0-9]+`.
+        **kwargs: Those of `VideoDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        train_list: str | Path,
+        test_list: str | Path,
+        classes: str | Path,
+        val_list: str | Path | None = None,
+        group: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, **kwargs)
+        self.lists = {"train": train_list, "val": val_list, "test": test_list}
+        self.classes = self.root / classes
+        self.group = group
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of their file."""
+        return [line for _, line in read_lines(self.classes, "set `classes` to the file of class names")]
+
+    def listed(self, split: Split) -> list[Video]:
+        """The videos of a list, in its order."""
+        name = self.lists[split]
+        if name is None:
+            return []
+        file, videos = self.root / name, []
+        for number, line in read_lines(file, f"set `{split}_list` to where it is"):
+            path, label = split_line(line)
+            if not 0 <= label < self.num_classes:
+                raise ValueError(f"{file}, line {number}: no label from 0 to {self.num_classes - 1}")
+            match = re.search(self.group, path) if self.group else None
+            videos.append(Video(str(self.root / path), label, match[0] if match else ""))
+        return videos
+
+    def find(self, paths: Collection[str]) -> dict[str, str]:
+        """Where listed videos are: exactly there."""
+        return find_paths(paths)
+
+
+def split_line(line: str) -> tuple[str, int]:
+    """Path and label of a line; the label is -1 where there is none.
+
+    >>> split_line("air drumming/a b.mp4 1"), split_line("v1/100218 42 7"), split_line("a.mp4")
+    (('air drumming/a b.mp4', 1), ('v1/100218', 7), ('a.mp4', -1))
+    """
+    path, _, label = line.rpartition(" ")
+    if not label.isdecimal():
+        return line, -1
+    if PurePosixPath(path).suffix.lower() not in VIDEO_SUFFIXES:
+        path = path.rpartition(" ")[0] or path  # the number of frames
+    return path.strip(), int(label)

@@ -1,0 +1,126 @@
+"""Something-Something (Goyal et al., 2017): 174 templates of things done to things; 108,499 and 220,847 videos."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from dynvid.data.datamodule import Split, VideoDataModule
+from dynvid.data.dataset import Video
+from dynvid.data.files import read_lines
+
+_HINT = "unpack the labels of the download and set `annotations` to their folder"
+
+
+class SomethingSomethingV1DataModule(VideoDataModule):
+    """Something-Something v1 as it ships: a folder of JPEG frames per video, CSV files of `id;label`.
+
+    Videos are found by their ids at `root/20bn-something-something-v1/<id>/00001.jpg` or anywhere below `root`.
+    As in the literature, the official validation list is the test split, since the test labels are not public;
+    some of train is kept back to validate and calibrate on. Nothing is mirrored: labels know left from right.
+
+    Args:
+        root: Folder of the videos, or the one above `20bn-something-something-v1`.
+        annotations: Folder of `something-something-v1-labels.csv` and its siblings; absolute or from `root`.
+        val_fraction: Share of the training videos to validate on.
+        **kwargs: Those of `VideoDataModule`, less `hflip`.
+    """
+
+    def __init__(
+        self, root: str | Path, annotations: str | Path = "labels", val_fraction: float = 0.05, **kwargs: Any
+    ) -> None:
+        super().__init__(_inside(root, "v1"), hflip=False, val_fraction=val_fraction, **kwargs)
+        self.annotations = Path(root) / annotations
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of the official file (mmaction2's too; TSM sorts them)."""
+        return [line for _, line in read_lines(self.annotations / "something-something-v1-labels.csv", _HINT)]
+
+    def listed(self, split: Split) -> list[Video]:
+        """The videos of an official list, in its order."""
+        if split == "val":
+            return []
+        part = "validation" if split == "test" else "train"
+        return read_ids(self.annotations / f"something-something-v1-{part}.csv", self.class_names)
+
+
+class SomethingSomethingV2DataModule(VideoDataModule):
+    """Something-Something v2 as it ships: a WebM file per video, JSON lists.
+
+    Videos are found by their ids at `root/20bn-something-something-v2/<id>.webm` or anywhere below `root`,
+    re-encoded ones and folders of frames too. The test split is the official validation list, which most results
+    are reported on, or the official test list; some of train is kept back to validate and calibrate on. Nothing
+    is mirrored: labels know left from right.
+
+    Args:
+        root: Folder of the videos, or the one above `20bn-something-something-v2`.
+        annotations: Folder of `something-something-v2-labels.json` and its siblings, also without that prefix;
+            absolute or from `root`.
+        test_list: The official list to test on: validation, or test by `test-answers.csv`.
+        val_fraction: Share of the training videos to validate on.
+        **kwargs: Those of `VideoDataModule`, less `hflip`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        annotations: str | Path = "labels",
+        test_list: Literal["validation", "test"] = "validation",
+        val_fraction: float = 0.05,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(_inside(root, "v2"), hflip=False, val_fraction=val_fraction, **kwargs)
+        self.annotations = Path(root) / annotations
+        self.test_list = test_list
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of the classes, by the indices of labels.json."""
+        index_of: dict[str, str] = json.loads(self._file("labels.json").read_text(encoding="utf-8"))
+        return sorted(index_of, key=lambda name: int(index_of[name]))
+
+    def listed(self, split: Split) -> list[Video]:
+        """The videos of an official list, in its order."""
+        if split == "val":
+            return []
+        if split == "test" and self.test_list == "test":
+            return read_ids(self._file("test-answers.csv"), self.class_names)
+        file = self._file("validation.json" if split == "test" else "train.json")
+        label_of = {name: label for label, name in enumerate(self.class_names)}
+        videos = []
+        for row in json.loads(file.read_text(encoding="utf-8")):
+            name = row["template"].replace("[", "").replace("]", "")
+            if name not in label_of:
+                raise ValueError(f"{file}, video {row['id']}: class {name!r} is not in the labels")
+            videos.append(Video(row["id"], label_of[name]))
+        return videos
+
+    def _file(self, name: str) -> Path:
+        names = [self.annotations / f"something-something-v2-{name}", self.annotations / name]
+        if file := next((file for file in names if file.exists()), None):
+            return file
+        raise FileNotFoundError(f"{names[0]} does not exist: {_HINT}")
+
+
+def read_ids(file: Path, class_names: list[str]) -> list[Video]:
+    """Videos of a file with lines of `id;label`.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: A line names another class.
+    """
+    label_of = {name: label for label, name in enumerate(class_names)}
+    videos = []
+    for number, line in read_lines(file, _HINT):
+        name, _, label = line.partition(";")
+        if label not in label_of:
+            raise ValueError(f"{file}, line {number}: class {label!r} is not in the labels")
+        videos.append(Video(name, label_of[label]))
+    return videos
+
+
+def _inside(root: str | Path, version: str) -> Path:
+    """The folder that the download unpacks to, if it is there: ids of the two versions are alike."""
+    folder = Path(root) / f"20bn-something-something-{version}"
+    return folder if folder.is_dir() else Path(root)

@@ -1,0 +1,210 @@
+"""The commands as a user types them, on real files."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import dynvid
+from dynvid.cli import main
+
+TINY = [
+    *("--data.clips_per_class", "3", "--data.clip_frames", "8", "--data.size", "32", "--data.num_frames", "4"),
+    *("--data.batch_size", "8", "--data.num_workers", "0", "--trainer.max_epochs", "1"),
+    *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
+]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A folder in which `dynvid fit --config quickstart.yaml` was run."""
+    folder = tmp_path_factory.mktemp("cli")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(["fit", "--config", "quickstart.yaml", *TINY])
+    return folder
+
+
+@pytest.fixture
+def here(fitted, monkeypatch):
+    monkeypatch.chdir(fitted)
+    return fitted
+
+
+def best(folder):
+    return next(folder.glob("logs/quickstart/lightning_logs/*/checkpoints/best.ckpt"))
+
+
+def fails(capsys, *arguments):
+    """Exit code and the single line of the error."""
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dynvid: error:")]
+    assert len(error) == 1
+    return caught.value.code, error[0]
+
+
+def test_test_prints_the_two_lines_and_writes_the_report(here, capsys):
+    main(["test", "--config", "quickstart.yaml", "--ckpt_path", "best", *TINY])
+    printed = capsys.readouterr().out
+    assert "full inference:    " in printed
+    assert "% saved" in printed
+    report = json.loads(max(here.glob("logs/**/report.json")).read_text())
+    assert set(report["full"]) == set(report["dynamic"]) == {"accuracy", "gmacs"}
+    assert [(e["frames"], e["depth"]) for e in report["exits"]] == [(1, 2), (2, 3), (2, 4), (4, 4)]
+    assert sum(e["share"] for e in report["exits"]) == pytest.approx(1)
+    assert max(here.glob("logs/**/report.json")).with_name("flops_accuracy.png").is_file()
+
+
+def test_resume_from_last_and_overlay(here, capsys):
+    main(["fit", "--config", "quickstart.yaml", *TINY, "--trainer.max_epochs", "2", "--ckpt_path", "last"])
+    assert "checkpoint: logs/quickstart/lightning_logs/version_0/checkpoints/last.ckpt" in capsys.readouterr().out
+    config = sorted(here.glob("logs/quickstart/lightning_logs/*/config.yaml"))[-1]
+    assert yaml.safe_load(config.read_text())["model"]["net"]["class_path"] == "dynvid.UnifiedExitNet"
+
+
+def test_overlays_compose(here, capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", "quickstart.yaml", "--config", "depth.yaml", *TINY, "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["model"]["net"]["class_path"] == "dynvid.DepthExitNet"
+    assert config["model"]["net"]["init_args"]["backbone"] == "test_resnet"
+
+
+def test_predict_writes_one_line_per_video(here):
+    main(["predict", "--config", "quickstart.yaml", "--ckpt_path", "best", *TINY])
+    with max(here.glob("logs/**/predictions.csv")).open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10 * 2
+    assert all(Path(row["path"]).is_file() and 0 <= float(row["probability"]) <= 1 for row in rows)
+
+
+def test_classify_prints_a_table_and_json(here, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["classify", str(best(here)), "data/synthetic/test/ring"])
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    assert "ring_0000.mp4" in printed
+    assert "frames read" in printed
+    with pytest.raises(SystemExit):
+        main(["classify", str(best(here)), "data/synthetic/test/ring/ring_0000.mp4", "--json"])
+    row = json.loads(capsys.readouterr().out)
+    assert set(row) == {"path", "label", "probability", "frames", "depth", "gmacs", "saved"}
+    assert row["frames"] in (1, 2, 4)
+
+
+def test_classify_goes_on_after_an_unreadable_file(here, capsys):
+    (here / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(SystemExit) as caught:
+        main(["classify", str(best(here)), "broken.mp4", "data/synthetic/test/ring/ring_0000.mp4", "--json"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert caught.value.code == 1
+    assert "broken.mp4: cannot open" in rows[0]["error"]
+    assert rows[1]["label"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["fit", "--config", "nope.yaml"], "config nope.yaml: no such file, and no packaged config; there are"),
+        (["fit", "--config", "quickstart.yaml", "--model.net.backbne", "x"], "'backbne' is not accepted"),
+        (["fit", "--config", "quickstart.yaml", "--data.rot", "x"], "rot"),
+        (["fit", "--config", "quickstart.yaml", *TINY, "--model.net.backbone", "resnet51"], "no model 'resnet51'"),
+        (["fit", "--config", "quickstart.yaml", *TINY, "--data.size", "48"], "remove it or choose another root"),
+        (["fit", "--config", "quickstart.yaml", *TINY, "--model.net.route", "[[4,4],[2,4]]"], "goes back"),
+        (
+            ["fit", "--config", "folder.yaml", "--model.net.pretrained", "false", "--data.root", "nowhere"],
+            "nowhere does not exist",
+        ),
+        (["test", "--config", "quickstart.yaml", *TINY], "test needs --ckpt_path"),
+        (["test", "--config", "quickstart.yaml", *TINY, "--ckpt_path", "gone.ckpt"], "gone.ckpt: no such file"),
+        (
+            ["test", "--config", "quickstart.yaml", *TINY, "--ckpt_path", "best", "--model.net.shift", "none"],
+            "another net",
+        ),
+        (["classify", "gone.ckpt", "x.mp4"], "gone.ckpt: no such checkpoint"),
+        (["classify"], "required: checkpoint, paths"),
+        (["frobnicate"], "no command 'frobnicate'"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_non_zero_code(here, capsys, arguments, reason):
+    code, line = fails(capsys, *arguments)
+    assert code in (1, 2)
+    assert reason in line
+
+
+def test_unreadable_training_video_names_the_file(here, capsys, tmp_path):
+    shutil.copytree("data/synthetic/train", tmp_path / "own" / "train")
+    (tmp_path / "own" / "train" / "ring" / "ring_0001.mp4").write_bytes(b"broken")
+    own = [
+        "fit",
+        "--config",
+        "folder.yaml",
+        "--data.root",
+        str(tmp_path / "own"),
+        "--data.size",
+        "32",
+        "--data.num_frames",
+        "4",
+    ]
+    own += [
+        "--model.net.backbone",
+        "test_resnet",
+        "--model.net.pretrained",
+        "false",
+        "--trainer.enable_progress_bar",
+        "false",
+    ]
+    code, line = fails(capsys, *own, "--trainer.max_epochs", "1", "--trainer.default_root_dir", str(tmp_path))
+    assert code == 1
+    assert "ring_0001.mp4" in line
+
+
+def test_check_lists_the_unreadable_and_fit_leaves_them_out(here, capsys, tmp_path):
+    shutil.copytree("data/synthetic", tmp_path / "own")
+    (tmp_path / "own" / "train" / "ring" / "ring_0001.mp4").write_bytes(b"broken")
+    own = ["--config", "folder.yaml", "--data.root", str(tmp_path / "own")]
+    with pytest.raises(SystemExit) as caught:
+        main(["check", *own, "--folder", str(tmp_path / "check"), "--num_workers", "1"])
+    assert caught.value.code == 1
+    with (tmp_path / "check" / "unreadable.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["path"].endswith("ring_0001.mp4")
+    assert "cannot open" in row["reason"]
+    own += ["--data.size", "32", "--data.num_frames", "4", "--data.num_workers", "0", "--trainer.max_epochs", "1"]
+    own += [
+        "--model.net.backbone",
+        "test_resnet",
+        "--model.net.pretrained",
+        "false",
+        "--trainer.limit_val_batches",
+        "1",
+    ]
+    main(["fit", *own, "--data.exclude", str(tmp_path / "check" / "unreadable.csv"), "--trainer.logger", "false"])
+
+
+def test_help_lists_commands_and_configs(capsys):
+    main(["--help"])
+    printed = capsys.readouterr().out
+    for word in (
+        "fit",
+        "validate",
+        "test",
+        "predict",
+        "classify",
+        "check",
+        "quickstart.yaml",
+        "ucf101.yaml",
+        "folder.yaml",
+    ):
+        assert word in printed
+
+
+def test_the_console_script_is_installed():
+    done = subprocess.run([Path(sys.executable).with_name("dynvid"), "--version"], capture_output=True, text=True)
+    assert done.stdout.strip() == dynvid.__version__

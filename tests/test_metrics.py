@@ -1,0 +1,105 @@
+"""The metric against an independent numpy loop, in one process and in two."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynvid.metrics import FlopsAccuracyCurve
+
+GMACS = [1.0, 3.0, 4.0]
+
+
+def numpy_curve(logits, target, thresholds):
+    """Mean accuracy and cost of each row of thresholds: loops over videos and exits, softmax by hand."""
+    exits, videos, _ = logits.shape
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    points = []
+    for row in thresholds:
+        right = spent = 0.0
+        for n in range(videos):
+            for k in range(exits):
+                if k == exits - 1 or p[k, n].max() >= row[k]:
+                    right += p[k, n].argmax() == target[n]
+                    spent += GMACS[k]
+                    break
+        points.append((spent / videos, right / videos))
+    return points
+
+
+def data(seed, videos=30):
+    rng = np.random.default_rng(seed)
+    target = rng.integers(0, 4, videos)
+    logits = rng.normal(0, 1, (3, videos, 4)).astype(np.float32)
+    logits[:, np.arange(videos), target] += np.array([0.5, 1.0, 2.0], dtype=np.float32)[:, None]
+    return logits, target
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 999), st.integers(1, 30))
+def test_curve_equals_a_numpy_loop(seed, batch):
+    logits, target = data(seed)
+    thresholds = np.random.default_rng(seed).random((5, 3)).astype(np.float32)
+    metric = FlopsAccuracyCurve(GMACS)
+    metric.thresholds = torch.from_numpy(thresholds)
+    for i in range(0, 30, batch):
+        rows = slice(i, i + batch)
+        index = torch.arange(30)[rows]
+        metric.update(torch.from_numpy(logits[:, rows]), torch.from_numpy(target[rows]), index)
+    found = metric.compute()
+    expected = sorted(numpy_curve(logits, target, thresholds), key=lambda point: point[0])
+    assert found.gmacs.tolist() == pytest.approx([g for g, _ in expected], rel=1e-5)
+    assert dict(zip(found.gmacs.tolist(), found.accuracy.tolist(), strict=True)) == pytest.approx(
+        {float(g): a for g, a in zip(found.gmacs, [a for _, a in expected], strict=True)}, rel=1e-5
+    )
+    assert found.exit_accuracy.tolist() == pytest.approx([(x.argmax(-1) == target).mean() for x in logits])
+
+
+def test_repeated_videos_count_once():
+    logits, target = data(0)
+    once, padded = FlopsAccuracyCurve(GMACS), FlopsAccuracyCurve(GMACS)
+    once.update(torch.from_numpy(logits), torch.from_numpy(target), torch.arange(30))
+    rows = [*range(30), 0, 1, 2, 2]  # as a distributed sampler pads
+    padded.update(torch.from_numpy(logits[:, rows]), torch.from_numpy(target[rows]), torch.tensor(rows))
+    for a, b in zip(once.compute(), padded.compute(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_without_thresholds_the_sweep_is_its_own():
+    logits, target = data(1)
+    metric = FlopsAccuracyCurve(GMACS)
+    metric.update(torch.from_numpy(logits), torch.from_numpy(target), torch.arange(30))
+    found = metric.compute()
+    assert len(found.gmacs) == 40
+    assert found.gmacs[-1].item() == pytest.approx(GMACS[-1])
+    assert found.accuracy[-1] == found.exit_accuracy[-1]
+
+
+def test_wrong_number_of_exits_says_so():
+    with pytest.raises(ValueError, match=r"\(2, 5, 4\), not \(3 exits, 5 videos"):
+        FlopsAccuracyCurve(GMACS).update(torch.zeros(2, 5, 4), torch.zeros(5, dtype=torch.long), torch.arange(5))
+
+
+def test_plot_draws_the_curve_and_the_exits():
+    logits, target = data(2)
+    metric = FlopsAccuracyCurve(GMACS)
+    metric.update(torch.from_numpy(logits), torch.from_numpy(target), torch.arange(30))
+    found = metric.compute()
+    _, ax = metric.plot(found)
+    curve, exits = ax.get_lines()
+    assert curve.get_xdata().tolist() == found.gmacs.tolist()
+    assert exits.get_ydata() == pytest.approx(100 * found.exit_accuracy.numpy())
+
+
+def test_two_processes_agree_with_one():
+    """Two real gloo processes, each with half of the videos and one video twice."""
+    script = Path(__file__).parent / "ddp_metric.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("equal") == 2

@@ -1,0 +1,194 @@
+"""Training, calibration, checkpoints and resuming through Lightning's trainer."""
+
+import csv
+import json
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from dynvid import UnifiedExitNet
+from dynvid.calibration import operate
+from dynvid.callbacks import Calibration, FlopsAccuracyReport
+from dynvid.data import SyntheticDataModule
+from dynvid.module import DynamicInferenceModule, read_checkpoint
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "clips"
+    return SyntheticDataModule(
+        root, num_frames=4, size=32, clips_per_class=4, clip_frames=8, num_workers=0, batch_size=8
+    )
+
+
+def make(data, **arguments):
+    torch.manual_seed(0)
+    net = UnifiedExitNet("test_resnet", num_classes=10, num_frames=4, input_size=32)
+    return DynamicInferenceModule(net, optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), **arguments)
+
+
+def trainer(folder, epochs, *callbacks, **arguments):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1}
+    return pl.Trainer(max_epochs=epochs, default_root_dir=folder, callbacks=list(callbacks), **quiet, **arguments)
+
+
+@pytest.fixture(scope="module")
+def fitted(data, tmp_path_factory):
+    """Two epochs with everything on, and the folder of the run."""
+    folder = tmp_path_factory.mktemp("run")
+    module = make(data)
+    run = trainer(folder, 2, Calibration(max_drop=0.1), FlopsAccuracyReport(), ModelCheckpoint(save_last=True))
+    pl.seed_everything(0)
+    run.fit(module, datamodule=data)
+    return module, run
+
+
+def last(run):
+    return run.checkpoint_callback.last_model_path
+
+
+def test_fit_writes_curve_and_figure(fitted):
+    module, run = fitted
+    with open(f"{run.log_dir}/flops_accuracy.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["kind"] for row in rows].count("curve") == 40
+    exits = [float(row["gmacs"]) for row in rows if row["kind"] == "exit"]
+    assert exits == pytest.approx(module.net.gmacs)
+    with open(f"{run.log_dir}/flops_accuracy.png", "rb") as file:
+        assert file.read(4) == b"\x89PNG"
+
+
+def test_scalars_per_exit_reach_the_logger(fitted):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(fitted[1].log_dir)
+    events.Reload()
+    tags = events.Tags()
+    assert {"val/exit_1x2_accuracy", "val/exit_4x4_accuracy", "val/dynamic_accuracy", "train/loss"} <= set(
+        tags["scalars"]
+    )
+    assert tags["images"] == ["val/flops_accuracy"]
+
+
+def test_calibration_keeps_its_promise_on_the_validation_split(fitted):
+    module, _ = fitted
+    curve = module.curve
+    found = operate(curve.scores, curve.correct, module.net.gmacs, module.policy.thresholds[None])
+    assert found.accuracy.item() >= curve.exit_accuracy[-1].item() - 0.1 - 1e-6
+    assert not module.policy.thresholds.isinf().all()
+
+
+def test_checkpoint_is_plain_data_and_holds_what_inference_needs(fitted, data):
+    module, run = fitted
+    content = torch.load(last(run), weights_only=True)["dynvid"]
+    assert content["class_names"] == data.class_names
+    assert content["net"]["class_path"] == "dynvid.nets.exit_net.UnifiedExitNet"
+    again = DynamicInferenceModule.load_from_checkpoint(last(run))
+    video = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8)
+    module.eval()
+    for a, b in zip(again.net.predict(video, again.policy), module.net.predict(video, module.policy), strict=True):
+        assert torch.equal(a, b)
+    assert (again.net.num_frames, again.net.input_size, again.class_names) == (4, 32, data.class_names)
+    assert torch.equal(again.net.mean, module.net.mean)
+
+
+def test_test_report_agrees_with_executed_early_exit(fitted, data, capsys):
+    module, run = fitted
+    tester = trainer(run.default_root_dir, 1, FlopsAccuracyReport())
+    tester.test(module, datamodule=data, verbose=False)
+    printed = capsys.readouterr().out
+    assert "full inference:" in printed
+    assert "dynamic inference:" in printed
+    with open(f"{tester.log_dir}/report.json") as file:
+        report = json.load(file)
+    assert set(report) == {"full", "dynamic", "saved", "videos", "exits"}
+    assert set(report["exits"][0]) == {"frames", "depth", "gmacs", "accuracy", "share"}
+    assert report["saved"] == pytest.approx(1 - report["dynamic"]["gmacs"] / report["full"]["gmacs"])
+    # The same figures from predictions that were really made with early exit.
+    predicted = tester.predict(module, datamodule=data)
+    label = torch.cat([batch["label"] for batch in predicted])
+    gmacs = torch.cat([batch["gmacs"] for batch in predicted])
+    truth = torch.tensor([video.label for video in data.videos("test")])
+    assert report["dynamic"]["accuracy"] == pytest.approx((label == truth).float().mean().item(), abs=1e-6)
+    assert report["dynamic"]["gmacs"] == pytest.approx(gmacs.mean().item(), rel=1e-5)
+
+
+def test_the_test_curve_uses_thresholds_of_the_validation_split(fitted, data):
+    module, run = fitted
+    trainer(run.default_root_dir, 1, logger=False).test(module, datamodule=data, verbose=False)
+    rows = {tuple(row) for row in module.curve.thresholds.tolist()}
+    assert rows == {tuple(row) for row in module.curve_thresholds.tolist()}
+
+
+def test_resuming_equals_never_having_stopped(data, tmp_path):
+    class Fixed(SyntheticDataModule):
+        """The same clips in the same order every epoch, so that nothing but the state of training matters."""
+
+        def train_dataloader(self):
+            return self.val_dataloader()
+
+    data = Fixed(data.root, num_frames=4, size=32, clips_per_class=4, clip_frames=8, num_workers=0, batch_size=8)
+
+    def fit(module, epochs, folder, **arguments):
+        callbacks = [Calibration(), ModelCheckpoint(dirpath=tmp_path / folder, save_last=True)]
+        trainer(tmp_path, epochs, *callbacks, num_sanity_val_steps=0).fit(module, datamodule=data, **arguments)
+        return module
+
+    straight = fit(make(data), 2, "straight")
+    fit(make(data), 1, "first")
+    resumed = fit(make(data), 2, "second", ckpt_path=tmp_path / "first" / "last.ckpt")
+    for name, value in straight.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, msg=name)
+
+
+@pytest.mark.parametrize("keep", [0, 100, 20_000])
+def test_truncated_checkpoint_names_the_file(fitted, tmp_path, keep):
+    with open(last(fitted[1]), "rb") as whole:
+        (tmp_path / "cut.ckpt").write_bytes(whole.read(keep))
+    with pytest.raises(ValueError, match=r"cut\.ckpt: is no checkpoint, is truncated"):
+        DynamicInferenceModule.load_from_checkpoint(tmp_path / "cut.ckpt")
+
+
+def test_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "pwned"), "w"))
+
+    torch.save({"state_dict": {}, "dynvid": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(ValueError, match="more than plain data"):
+        DynamicInferenceModule.load_from_checkpoint(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_other_files_say_what_they_are_not(tmp_path):
+    torch.save({"weights": 1}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="holds no Lightning checkpoint"):
+        read_checkpoint(tmp_path / "other.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    with pytest.raises(ValueError, match="not written by dynvid"):
+        DynamicInferenceModule.load_from_checkpoint(tmp_path / "foreign.ckpt")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        DynamicInferenceModule.load_from_checkpoint(tmp_path / "nowhere.ckpt")
+
+
+def test_another_net_is_named_before_weights_are_loaded(fitted, data):
+    net = UnifiedExitNet("test_resnet", num_classes=10, num_frames=4, input_size=32, shift="none")
+    with pytest.raises(ValueError, match=r"another net: shift='online' \(here 'none'\)"):
+        trainer(None, 1, logger=False).test(DynamicInferenceModule(net), datamodule=data, ckpt_path=last(fitted[1]))
+
+
+def test_number_of_classes_must_fit_the_data(data):
+    net = UnifiedExitNet("test_resnet", num_classes=3, num_frames=4, input_size=32)
+    with pytest.raises(ValueError, match="the data has 10 classes, the net 3"):
+        trainer(None, 1, logger=False).fit(DynamicInferenceModule(net), datamodule=data)
+
+
+def test_frozen_batch_norm_stays_as_it_was(data, tmp_path):
+    module = make(data, freeze_batch_norm=True, backbone_lr_scale=0.5)
+    before = {n: b.clone() for n, b in module.net.segments.named_buffers()}
+    run = trainer(tmp_path, 1, logger=False, enable_checkpointing=False)
+    run.fit(module, datamodule=data)
+    assert all(torch.equal(b, before[n]) for n, b in module.net.segments.named_buffers())
+    assert [group["lr"] for group in run.optimizers[0].param_groups] == [0.1, 0.05]
