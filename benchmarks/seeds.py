@@ -21,7 +21,9 @@ from pathlib import Path
 DYNVID = str(Path(sys.executable).with_name("dynvid"))
 RESULTS = Path(__file__).parent / "results"
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+)
 parser.add_argument("--name", required=True)
 parser.add_argument("--seeds", type=int, default=3)
 parser.add_argument("--config", action="append", required=True)
@@ -58,5 +60,8 @@ print(f"{'seed':>6} {'full':>8} {'dynamic':>8} {'saved':>8}")
 for run in runs:
     print(f"{run['seed']:>6} {run['full']['accuracy']:>8.3f} {run['dynamic']['accuracy']:>8.3f} {run['saved']:>8.3f}")
 for label, pick in (("mean", statistics.mean), ("median", statistics.median)):
-    cells = [pick(row) for row in zip(*((r["full"]["accuracy"], r["dynamic"]["accuracy"], r["saved"]) for r in runs), strict=True)]
+    cells = [
+        pick(row)
+        for row in zip(*((r["full"]["accuracy"], r["dynamic"]["accuracy"], r["saved"]) for r in runs), strict=True)
+    ]
     print(f"{label:>6} {cells[0]:>8.3f} {cells[1]:>8.3f} {cells[2]:>8.3f}")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import dynvid
@@ -61,9 +62,23 @@ def test_test_prints_the_two_lines_and_writes_the_report(here, capsys):
     assert max(here.glob("logs/**/report.json")).with_name("flops_accuracy.png").is_file()
 
 
-def test_resume_from_last_and_overlay(here, capsys):
+def test_a_checkpoint_needs_no_pretrained_weights(here, capsys):
+    """The config may name weights that are not on this machine: those of the checkpoint are used."""
+    gone = ["--model.net.pretrained", "gone.pth"]
+    main(["validate", "--config", "quickstart.yaml", "--ckpt_path", "best", *TINY, *gone])
+    assert "dynamic inference: " in capsys.readouterr().out
+
+
+def test_resume_from_last_goes_on_where_the_best_is(here, capsys, recwarn):
+    def best_score():
+        callbacks = torch.load(best(here).with_name("last.ckpt"), weights_only=True)["callbacks"]
+        return next(state["best_model_score"] for name, state in callbacks.items() if "ModelCheckpoint" in name)
+
+    before = best_score()
     main(["fit", "--config", "quickstart.yaml", *TINY, "--trainer.max_epochs", "2", "--ckpt_path", "last"])
     assert "checkpoint: logs/quickstart/lightning_logs/version_0/checkpoints/last.ckpt" in capsys.readouterr().out
+    assert best_score() >= before
+    assert not [w for w in recwarn if "dirpath has changed" in str(w.message)]
     config = sorted(here.glob("logs/quickstart/lightning_logs/*/config.yaml"))[-1]
     assert yaml.safe_load(config.read_text())["model"]["net"]["class_path"] == "dynvid.UnifiedExitNet"
 
@@ -136,6 +151,32 @@ def test_bad_input_is_one_line_and_a_non_zero_code(here, capsys, arguments, reas
     code, line = fails(capsys, *arguments)
     assert code in (1, 2)
     assert reason in line
+
+
+@pytest.mark.parametrize("command", ["test", "fit", "predict"])
+def test_damaged_or_hostile_checkpoints_are_one_line(here, capsys, tmp_path, command):
+    (tmp_path / "cut.ckpt").write_bytes(best(here).read_bytes()[:20_000])
+    code, line = fails(capsys, command, "--config", "quickstart.yaml", *TINY, "--ckpt_path", str(tmp_path / "cut.ckpt"))
+    assert code == 1
+    assert "cut.ckpt: is no checkpoint, is truncated" in line
+
+
+def test_classes_that_a_checkpoint_names_are_not_imported(here, capsys, tmp_path, monkeypatch):
+    (tmp_path / "evilmod.py").write_text(f"open({str(tmp_path / 'pwned')!r}, 'w')\nclass Opt: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    content = torch.load(best(here), weights_only=True)
+    content["hyper_parameters"] = {"optimizer": {"class_path": "evilmod.Opt"}}
+    torch.save(content, tmp_path / "evil.ckpt")
+    main(["test", "--config", "quickstart.yaml", *TINY, "--ckpt_path", str(tmp_path / "evil.ckpt")])
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_names_with_brackets_are_printed(here, capsys, tmp_path):
+    clip = tmp_path / "Title [dQw4w9WgXcQ].mp4"
+    shutil.copy("data/synthetic/test/ring/ring_0000.mp4", clip)
+    with pytest.raises(SystemExit):
+        main(["classify", str(best(here)), str(clip)])
+    assert "[dQw4w9WgXcQ]" in capsys.readouterr().out
 
 
 def test_unreadable_training_video_names_the_file(here, capsys, tmp_path):

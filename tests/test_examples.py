@@ -36,3 +36,9 @@ def test_02_own_folder(tmp_path):
 
 def test_03_own_loop(tmp_path):
     assert "of the GMACs" in run(tmp_path, "03_own_loop.py")
+
+
+def test_04_custom_backbone(tmp_path):
+    printed = run(tmp_path, "04_custom_backbone.py")
+    assert "8 frames, depth 3" in printed
+    assert "Prediction(label=" in printed

@@ -143,6 +143,25 @@ def test_resuming_equals_never_having_stopped(data, tmp_path):
         torch.testing.assert_close(resumed.state_dict()[name], value, msg=name)
 
 
+def test_views_are_averaged_and_paid_for(fitted, data, tmp_path):
+    module, _ = fitted
+    single = SyntheticDataModule(data.root, num_frames=4, size=32, clips_per_class=4, clip_frames=8, num_workers=0)
+    single.test_clips, single.test_crops = 2, 3
+    run = trainer(tmp_path, 1, FlopsAccuracyReport())
+    run.test(module, datamodule=single, verbose=False)
+    with open(f"{run.log_dir}/report.json") as file:
+        report = json.load(file)
+    assert report["full"]["gmacs"] == pytest.approx(6 * module.net.full_gmacs)
+    assert report["exits"][0]["gmacs"] == pytest.approx(6 * module.net.gmacs[0])
+    right = 0
+    for batch in single.test_dataloader():
+        for views, label in zip(batch["video"], batch["label"], strict=True):
+            with torch.no_grad():
+                p = torch.stack([module.net(view[None])[-1, 0].softmax(-1) for view in views]).mean(0)
+            right += int(p.argmax() == label)
+    assert report["full"]["accuracy"] == pytest.approx(right / len(single.videos("test")))
+
+
 @pytest.mark.parametrize("keep", [0, 100, 20_000])
 def test_truncated_checkpoint_names_the_file(fitted, tmp_path, keep):
     with open(last(fitted[1]), "rb") as whole:
@@ -179,6 +198,28 @@ def test_another_net_is_named_before_weights_are_loaded(fitted, data):
         trainer(None, 1, logger=False).test(DynamicInferenceModule(net), datamodule=data, ckpt_path=last(fitted[1]))
 
 
+def test_thresholds_of_another_score_are_refused(fitted, data):
+    net = UnifiedExitNet("test_resnet", num_classes=10, num_frames=4, input_size=32)
+    module = DynamicInferenceModule(net, score="margin")
+    with pytest.raises(ValueError, match=r"for the score 'max_probability' \(here 'margin'\)"):
+        trainer(None, 1, logger=False).test(module, datamodule=data, ckpt_path=last(fitted[1]))
+
+
+def test_sync_batchnorm_that_would_drop_activations_is_refused():
+    net = UnifiedExitNet("mobilenetv2_035", num_classes=10, num_frames=4, input_size=32)
+    module = DynamicInferenceModule(net)
+    module.on_fit_start()
+    with pytest.raises(ValueError, match="sync_batchnorm drops the activations"):
+        torch.nn.SyncBatchNorm.convert_sync_batchnorm(module).on_fit_start()
+
+
+def test_an_impossible_budget_is_refused_before_training(data):
+    run = trainer(None, 1, Calibration(budget=1e-9), logger=False)
+    with pytest.raises(ValueError, match="below the first exit"):
+        run.fit(make(data), datamodule=data)
+    assert run.global_step == 0
+
+
 def test_number_of_classes_must_fit_the_data(data):
     net = UnifiedExitNet("test_resnet", num_classes=3, num_frames=4, input_size=32)
     with pytest.raises(ValueError, match="the data has 10 classes, the net 3"):
@@ -191,4 +232,6 @@ def test_frozen_batch_norm_stays_as_it_was(data, tmp_path):
     run = trainer(tmp_path, 1, logger=False, enable_checkpointing=False)
     run.fit(module, datamodule=data)
     assert all(torch.equal(b, before[n]) for n, b in module.net.segments.named_buffers())
+    norms = [layer for layer in module.net.segments.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert all((layer.weight == 1).all() or (layer.weight == 0).all() for layer in norms)  # as made, never trained
     assert [group["lr"] for group in run.optimizers[0].param_groups] == [0.1, 0.05]

@@ -42,6 +42,12 @@ def test_thresholds_travel_in_the_state_dict():
     assert other.thresholds.tolist() == [0.5, 0.25]
 
 
+def test_thresholds_keep_their_precision_in_a_bf16_net():
+    policy = ThresholdPolicy(thresholds=[0.9985, 0.25]).to(torch.bfloat16)
+    assert policy.thresholds.dtype == torch.float32
+    assert policy.thresholds[0].item() == pytest.approx(0.9985)
+
+
 @pytest.mark.parametrize("arguments", [{}, {"num_exits": 2, "thresholds": [0.1]}, {"num_exits": 2, "score": "magic"}])
 def test_bad_arguments(arguments):
     with pytest.raises(ValueError, match=r"num_exits|one per exit|unknown score"):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import traceback
 import warnings
@@ -19,7 +20,7 @@ from dynvid import commands
 from dynvid.callbacks import Calibration, FlopsAccuracyReport, PredictionWriter
 from dynvid.data import VideoDataModule, VideoError
 from dynvid.data.check import check_data
-from dynvid.module import DynamicInferenceModule
+from dynvid.module import DynamicInferenceModule, read_checkpoint
 
 USAGE = """\
 usage: dynvid COMMAND ...
@@ -48,7 +49,7 @@ def main(args: list[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if args is None else args)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of a deprecated torch call
-    warnings.filterwarnings("ignore", message="The dirpath has changed")  # each run has a folder of its own
+    warnings.filterwarnings("ignore", message="Found .* in eval mode")  # batch norm that was frozen on purpose
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE.format(configs=", ".join(sorted(_configs()))))
         return
@@ -76,8 +77,9 @@ def main(args: list[str] | None = None) -> None:
     except Exception as error:
         if not _input_is_at_fault(error):
             raise
-        # A loader process hands on its traceback as the message; the error itself is the last line.
-        message = str(error).strip().splitlines()[-1].removeprefix("dynvid.data.video.VideoError: ")
+        message = " ".join(str(error).split()) or type(error).__name__
+        if message.startswith("Caught "):  # a loader process hands on its traceback; the error is the last line
+            message = str(error).strip().splitlines()[-1].removeprefix("dynvid.data.video.VideoError: ")
         print(f"dynvid: error: {message}", file=sys.stderr)
         sys.exit(1)
 
@@ -120,6 +122,9 @@ class DynvidCLI(LightningCLI):
         ):
             parser.link_arguments(f"data.{source}", f"model.net.init_args.{target}", apply_on="instantiate")
 
+    def _parse_ckpt_path(self) -> None:
+        """Leave the config alone: Lightning's own version imports the classes that a checkpoint names."""
+
     def before_instantiate_classes(self) -> None:
         """Find `--ckpt_path last` and `best` in the newest run under the root folder.
 
@@ -141,6 +146,15 @@ class DynvidCLI(LightningCLI):
             raise ValueError(f"{self.subcommand} needs --ckpt_path: best, last, or the path of a checkpoint")
         elif wanted is not None and not Path(wanted).is_file():
             raise ValueError(f"--ckpt_path {wanted}: no such file")
+        if wanted is not None:
+            read_checkpoint(config.ckpt_path)  # says which file is damaged before anything else is built
+            config.model.net.init_args.pretrained = False  # the checkpoint's weights replace them: nothing to download
+        if self.subcommand != "fit":
+            warnings.filterwarnings("ignore", message="The dirpath has changed")  # each run has a folder of its own
+        else:  # ModelCheckpoint compares folders as text when it resumes, so they must be spelled in one way
+            config.trainer.default_root_dir = os.path.realpath(config.trainer.default_root_dir or ".")
+        if self.subcommand == "fit" and wanted is not None and config.checkpoint.dirpath is None:
+            config.checkpoint.dirpath = str(Path(config.ckpt_path).parent)  # go on where the best one so far is
         if self.subcommand in ("test", "validate"):
             config.verbose = False  # the report prints its own table
         if self.subcommand == "predict":
@@ -174,13 +188,21 @@ def _check(arguments: list[str]) -> int:
         epilog="--data.root and the other arguments of the data module may follow.",
         allow_abbrev=False,
     )
-    first.add_argument("-c", "--config", required=True, help="A YAML file or packaged config; its `data` is used.")
+    first.add_argument(
+        "-c", "--config", required=True, action="append", help="A YAML file or packaged config; its `data` is used."
+    )
     first.add_argument("--folder", default="check", help="Where checked.csv and unreadable.csv go (default: check).")
     first.add_argument("--num_workers", type=int, help="Processes, one per CPU by default.")
     options, overrides = first.parse_known_args(arguments)
     parser = Parser(prog="dynvid check")
     parser.add_subclass_arguments(VideoDataModule, "data")
-    settings = yaml.safe_load(Path(_find_config(options.config)).read_text())["data"]
+    settings: dict[str, Any] = {}
+    for name in options.config:
+        section = yaml.safe_load(Path(_find_config(name)).read_text()).get("data", {})
+        section["init_args"] = settings.get("init_args", {}) | section.get("init_args", {})
+        settings |= section
+    if "class_path" not in settings:
+        raise ValueError(f"{', '.join(options.config)}: no `data` section with a class_path")
     config = parser.parse_args(["--data", json.dumps(settings), *overrides])
     summary = check_data(parser.instantiate_classes(config).data, options.folder, options.num_workers)
     return int(summary.unreadable > 0)

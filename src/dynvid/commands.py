@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -96,9 +97,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         table.add_column(heading, justify="right")
     for row in rows:
         if "error" in row:
-            table.add_row(row["path"], f"[red]error: {row['error']}[/red]")
+            table.add_row(escape(row["path"]), f"[red]error: {escape(row['error'])}[/red]")
             continue
         exit_taken = f"{row['frames']}x{row['depth']}"
         cells = [f"{row['gmacs']:.4g}", f"{100 * row['saved']:.1f} %", str(row["frames"])]
-        table.add_row(row["path"], row["label"], f"{row['probability']:.3f}", exit_taken, *cells)
+        table.add_row(escape(row["path"]), escape(row["label"]), f"{row['probability']:.3f}", exit_taken, *cells)
     Console(width=None if sys.stdout.isatty() else 200).print(table)

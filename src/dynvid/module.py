@@ -5,7 +5,8 @@ from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from dynvid.calibration import SHARE_RATIOS
@@ -63,6 +64,7 @@ class DynamicInferenceModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.net = net
+        net.spec()  # what cannot be written into checkpoints is said before anything is trained
         self.backbone_lr_scale, self.freeze_batch_norm = backbone_lr_scale, freeze_batch_norm
         if freeze_batch_norm:
             for layer in self._batch_norms():
@@ -77,6 +79,7 @@ class DynamicInferenceModule(pl.LightningModule):
         self.curve: FlopsAccuracy | None = None
         self.val_curve = FlopsAccuracyCurve(net.gmacs, self.policy)
         self.test_curve = FlopsAccuracyCurve(net.gmacs, self.policy)
+        self._has_fused_norms = any(isinstance(layer, BatchNormAct2d) for layer in net.modules())
         self.train(self.training)  # Lightning does not call train() before it trains
 
     def setup(self, stage: str) -> None:
@@ -99,6 +102,18 @@ class DynamicInferenceModule(pl.LightningModule):
                 layer.eval()
         return self
 
+    def on_fit_start(self) -> None:
+        """Refuse what would change the net in silence.
+
+        Raises:
+            ValueError: `sync_batchnorm` has replaced timm's batch norm together with the activation inside it.
+        """
+        if self._has_fused_norms and any(type(layer) is nn.SyncBatchNorm for layer in self.net.modules()):
+            raise ValueError(
+                "trainer.sync_batchnorm drops the activations inside timm's batch norm: leave it off, and pass the net "
+                "through timm.layers.convert_sync_batchnorm instead"
+            )
+
     def configure_optimizers(self) -> Any:
         """The optimizer and the scheduler that were asked for."""
         heads = [p for name, p in self.net.named_parameters() if not name.startswith("segments.")]
@@ -107,7 +122,9 @@ class DynamicInferenceModule(pl.LightningModule):
         optimizer.param_groups[1]["lr"] *= self.backbone_lr_scale
         if self.lr_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+        scheduler = self.lr_scheduler(optimizer)
+        monitor = {"monitor": scheduler.monitor} if isinstance(scheduler, ReduceLROnPlateau) else {}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler} | monitor}
 
     def forward(self, video: Tensor) -> Tensor:
         """Logits of all exits: (B, T, C, H, W) -> (K, B, classes)."""
@@ -137,13 +154,12 @@ class DynamicInferenceModule(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Record all exits; the probabilities of several views (B, V, T, C, H, W) are averaged, and all V paid for."""
         video = batch["video"]
-        if video.dim() == 5:
-            logits = self(video)
-        else:
-            views = video.shape[1]
-            logits = self(video.flatten(0, 1)).view(len(self.net.route), len(video), views, -1)
-            logits = logits.softmax(-1).mean(2).log()
-            self.test_curve.gmacs = tuple(views * gmacs for gmacs in self.net.gmacs)
+        views = video.shape[1] if video.dim() == 6 else 1
+        self.test_curve.gmacs = tuple(views * gmacs for gmacs in self.net.gmacs)
+        logits = self(video.flatten(0, 1) if views > 1 else video)
+        if views > 1:
+            probabilities = logits.float().softmax(-1).view(len(logits), len(video), views, -1).mean(2)
+            logits = probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
         self.test_curve.update(logits, batch["label"], batch["index"])
 
     def on_test_epoch_end(self) -> None:
@@ -189,6 +205,11 @@ class DynamicInferenceModule(pl.LightningModule):
         if other:
             raise ValueError(
                 f"the checkpoint holds another net: {', '.join(other)}; use the config it was trained with"
+            )
+        if saved["score"] != self.policy.score_name:
+            raise ValueError(
+                f"the checkpoint's thresholds are for the score {saved['score']!r} (here {self.policy.score_name!r}): "
+                "use the config it was trained with"
             )
         names = saved["class_names"]
         if names and self.class_names and names != self.class_names:

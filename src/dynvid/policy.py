@@ -1,7 +1,7 @@
 """When an exit is sure enough."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,13 @@ class ThresholdPolicy(nn.Module):
             raise ValueError(f"thresholds have shape {tuple(values.shape)}, not one per exit ({num_exits})")
         self.score_name: Score = score
         self.register_buffer("thresholds", values)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        exact = self.thresholds
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        # To another device, never to another precision: rounded to bf16, 0.9985 is 1 and the exit is off.
+        self.thresholds = exact.to(self.thresholds.device)
+        return self
 
     @property
     def num_exits(self) -> int:

@@ -228,6 +228,30 @@ def test_spec_of_an_unknown_class_is_not_imported():
         net_from_spec({"class_path": "os.system", "init_args": {}})
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [{"backbone": "hf-hub:someone/net"}, {"backbone_args": {"checkpoint_path": "x"}}, {"pretrained": "x"}],
+)
+def test_spec_that_would_fetch_weights_is_refused(arguments):
+    spec = ExitNet("test_resnet", num_classes=5, num_frames=1).spec()
+    spec["init_args"] |= arguments
+    with pytest.raises(ValueError, match="it is refused"):
+        net_from_spec(spec)
+
+
+def test_a_net_around_an_own_backbone_says_that_it_cannot_describe_itself():
+    from dynvid.nets.stages import TimmBackbone
+
+    net = ExitNet(TimmBackbone("test_resnet"), num_classes=5, num_frames=2)
+    with pytest.raises(ValueError, match=r"override spec\(\)"):
+        net.spec()
+
+
+def test_spec_is_plain_data():
+    with pytest.raises(ValueError, match="plain data"):
+        ExitNet("test_resnet", backbone_args={"act_layer": torch.nn.ReLU6})
+
+
 def test_a_copy_is_independent(scramble_net):
     net = scramble_net(UnifiedExitNet)
     other = copy.deepcopy(net)

@@ -25,6 +25,13 @@ class Calibration(pl.Callback):
     def __init__(self, max_drop: float = 0.01, budget: float | None = None) -> None:
         self.max_drop, self.budget = max_drop, budget
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse an impossible budget before anything is trained."""
+        assert isinstance(pl_module, DynamicInferenceModule)
+        cheapest = pl_module.net.gmacs[0]
+        if self.budget is not None and self.budget < cheapest:
+            raise ValueError(f"a budget of {self.budget:g} GMACs is below the first exit, which costs {cheapest:g}")
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Calibrate; Lightning saves checkpoints after this."""
         assert isinstance(pl_module, DynamicInferenceModule)

@@ -19,7 +19,7 @@ class FlopsAccuracyReport(pl.Callback):
     """Report top-1 against GMACs after each validation and test.
 
     Scalars per exit and the figure go to the logger; `flops_accuracy.csv` and `flops_accuracy.png` to the log folder.
-    After a test a table is printed too, and `report.json` written.
+    After a run of test or validate a table is printed too, and `report.json` written.
 
     Example:
         >>> from pytorch_lightning import Trainer
@@ -50,7 +50,7 @@ class FlopsAccuracyReport(pl.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(_scalars(summary, stage), step=trainer.global_step)
         if folder is None or getattr(trainer, "fast_dev_run", False):
-            if stage == "test":
+            if trainer.state.fn != "fit":
                 print_summary(summary)
             return
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ class FlopsAccuracyReport(pl.Callback):
                 logger.experiment.add_figure(f"{stage}/flops_accuracy", figure, trainer.global_step)
             elif isinstance(logger, WandbLogger):
                 logger.log_image(f"{stage}/flops_accuracy", [str(picture)], step=trainer.global_step)
-        if stage == "test":
+        if trainer.state.fn != "fit":
             Path(folder, "report.json").write_text(json.dumps(summary, indent=2) + "\n")
             print_summary(summary)
             print(f"report:  {Path(folder, 'report.json')}\npicture: {picture}")

@@ -42,7 +42,8 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         batch_size: Videos per batch.
         num_workers: Decoding processes per loader; None takes one per CPU, up to 8.
         hflip: Mirror training clips at random. False where left and right carry the label.
-        on_error: "raise" stops at a video that cannot be read, "skip" leaves it out and warns at the end.
+        on_error: "raise" stops at a video that cannot be read, "skip" leaves it out and warns at the end; a batch of
+            which nothing can be read stops the run all the same, so run `dynvid check` first.
         max_missing: Share of the listed videos that may be missing, in [0, 1].
         exclude: CSV file of videos to leave out, such as the `unreadable.csv` of `dynvid check`.
         val_fraction: Share of the training sources to validate on, where the data has no validation split.
@@ -164,8 +165,8 @@ class VideoDataModule(pl.LightningDataModule, ABC):
     def teardown(self, stage: str) -> None:
         """Say how many videos were left out, and which."""
         if self.skipped:
-            paths = list(self.skipped)
-            warnings.warn(f"{len(paths)} unreadable video(s) left out: {_some(paths)}", stacklevel=2)
+            reasons = list(self.skipped.values())
+            warnings.warn(f"{len(reasons)} unreadable video(s) left out: {_some(reasons)}", stacklevel=2)
 
     def _loader(self, split: Split, clips: int = 1, crops: int = 1) -> DataLoader[Any]:
         train = split == "train"
@@ -187,7 +188,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             dataset,
             batch_size=self.batch_size,
             shuffle=train,
-            drop_last=train and len(dataset) > self.batch_size,
+            drop_last=train and len(dataset) > self.batch_size * (self.trainer.world_size if self.trainer else 1),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

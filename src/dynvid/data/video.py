@@ -83,11 +83,11 @@ class VideoReader:
                 self.fps = float(stream.average_rate or stream.guessed_rate or 25)  # 25: what FFmpeg assumes
                 time_base = stream.time_base or Fraction(1)
                 self._packets = [packet for packet in container.demux(stream) if packet.size]
+            self._decoder.thread_count = 1  # decoding clips side by side is cheaper, and AUTO can deadlock
+            self._decoder.thread_type = "NONE"
+            self._decoder.open(strict=False)  # before skip_frame is touched: some decoders read it only here
         except (av.FFmpegError, OSError) as error:
             raise VideoError(f"{self.name}: cannot open ({error.strerror or error})") from error
-        self._decoder.thread_count = 1  # decoding clips side by side is cheaper, and AUTO can deadlock
-        self._decoder.thread_type = "NONE"
-        self._decoder.open(strict=False)  # before skip_frame is touched: some decoders read it only here
         self._kept: list[VideoFrame] = []
         self._pts = [packet.pts for packet in self._packets if packet.pts is not None]
         self._order = self._presentation_order()

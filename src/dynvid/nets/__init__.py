@@ -8,14 +8,21 @@ from dynvid.nets.exit_net import (
     UnifiedExitNet,
     net_from_spec,
 )
+from dynvid.nets.msdnet import MSDNet, load_msdnet_checkpoint
+from dynvid.nets.stages import Backbone
 from dynvid.nets.stream import Stream
+from dynvid.nets.tsm import load_tsm_checkpoint
 
 __all__ = [
+    "Backbone",
     "DepthExitNet",
     "ExitNet",
     "InputExitNet",
+    "MSDNet",
     "Prediction",
     "Stream",
     "UnifiedExitNet",
+    "load_msdnet_checkpoint",
+    "load_tsm_checkpoint",
     "net_from_spec",
 ]

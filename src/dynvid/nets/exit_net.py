@@ -1,5 +1,6 @@
 """Nets with exits on a grid of frames and depth."""
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -51,7 +52,7 @@ class ExitNet(nn.Module):
     Videos are (B, T, C, H, W) in temporal order: uint8 RGB, which the net normalises, or float, taken as normalised.
 
     Args:
-        backbone: A timm model name, or `msdnet38`.
+        backbone: A timm model name, `msdnet38`, or a `Backbone` of your own.
         num_classes: Classes.
         num_frames: Frames T of a clip.
         route: Exits (frames, depth); the class has a default.
@@ -82,7 +83,7 @@ class ExitNet(nn.Module):
 
     def __init__(
         self,
-        backbone: str = "resnet50",
+        backbone: str | Backbone = "resnet50",
         num_classes: int = 400,
         num_frames: int = 16,
         route: Sequence[tuple[int, int]] | None = None,
@@ -123,7 +124,7 @@ class ExitNet(nn.Module):
         if isinstance(body, MSDNet) and pretrained:
             load_msdnet_checkpoint(self, str(pretrained))
         self._init_args = {
-            "backbone": backbone,
+            "backbone": backbone if isinstance(backbone, str) else None,
             "num_classes": num_classes,
             "num_frames": num_frames,
             "route": [list(e) for e in self.route],
@@ -135,6 +136,12 @@ class ExitNet(nn.Module):
             "shift_div": shift_div,
             "backbone_args": backbone_args,
         }
+        try:
+            json.dumps(self._init_args)
+        except TypeError as error:
+            raise ValueError(
+                f"backbone_args must be plain data, so that checkpoints can hold them ({error})"
+            ) from error
 
     @staticmethod
     def default_route(num_frames: int, depths: Sequence[int]) -> Route:
@@ -142,7 +149,14 @@ class ExitNet(nn.Module):
         return (Exit(num_frames, depths[-1]),)
 
     def spec(self) -> dict[str, Any]:
-        """This net as plain data, `{"class_path", "init_args"}`, without its weights; `net_from_spec` builds it."""
+        """This net as plain data, `{"class_path", "init_args"}`, without its weights; `net_from_spec` builds it.
+
+        Raises:
+            ValueError: The backbone is an object of your own. For checkpoints, make a subclass of ExitNet that builds
+                it in its `__init__`, and let its `spec` name that class and its arguments.
+        """
+        if self._init_args["backbone"] is None:
+            raise ValueError("a net around your own Backbone cannot describe itself: override spec() in a subclass")
         cls = type(self)
         return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(self._init_args)}
 
@@ -311,18 +325,26 @@ def net_from_spec(spec: dict[str, Any]) -> ExitNet:
     The class is looked up among the subclasses of ExitNet that are already imported; nothing is imported.
 
     Raises:
-        ValueError: No such class is imported.
+        ValueError: No such class is imported, or the description names weights to fetch.
     """
     known: list[type[ExitNet]] = [ExitNet]
     for cls in known:
         known += cls.__subclasses__()
+    arguments = spec["init_args"]
+    inner = arguments.get("backbone_args") or {}
+    # Timm would open files, or the network, for these; a spec may come from a file that somebody else wrote.
+    reaching_out = {"pretrained", *(k for k in inner if k.startswith(("pretrained", "checkpoint", "cache")))}
+    if ":" in arguments.get("backbone", "") or reaching_out & (arguments.keys() | inner.keys()):
+        raise ValueError(f"the net's description names weights to fetch, {spec['init_args']}: it is refused")
     for cls in known:
         if f"{cls.__module__}.{cls.__qualname__}" == spec["class_path"]:
-            return cls(**spec["init_args"])
+            return cls(**arguments)
     raise ValueError(f"{spec['class_path']} is not an imported subclass of ExitNet: import its module first")
 
 
-def _backbone(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> Backbone:
+def _backbone(name: str | Backbone, pretrained: bool | str, kwargs: dict[str, Any]) -> Backbone:
+    if isinstance(name, Backbone):
+        return name
     if name != "msdnet38":
         return TimmBackbone(name, pretrained, **kwargs)
     if pretrained is True:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dynvid.nets.head import GlobalPool, exit_head
-from dynvid.nets.stages import Backbone
+from dynvid.nets.stages import Backbone, load_renamed
 
 if TYPE_CHECKING:
     from dynvid.nets.exit_net import ExitNet
@@ -292,12 +292,7 @@ def load_msdnet_checkpoint(net: "ExitNet", checkpoint: str | os.PathLike[str] | 
     Raises:
         ValueError: Weights are missing, unknown or of another shape.
     """
-    content: Any = checkpoint
-    if isinstance(checkpoint, str | os.PathLike):
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    original: Mapping[str, Tensor] = content.get("state_dict", content)
-    given, own = from_original_keys(original), net.state_dict()
-    source = {key: key for key in own if key.startswith(("segments.", "embeddings."))}
+    source = {key: key for key in net.state_dict() if key.startswith(("segments.", "embeddings."))}
     for name, e in zip(net._head_of, net.route, strict=True):
         source |= {f"heads.{name}.{key}": f"heads.{e.depth}.{key}" for key in net.heads[name].state_dict()}
     elsewhere = tuple(
@@ -306,25 +301,7 @@ def load_msdnet_checkpoint(net: "ExitNet", checkpoint: str | os.PathLike[str] | 
         for depth in range(1, len(net.segments) + 1)
         if str(depth) not in net.embeddings
     )
-
-    weights = {key: given[name] for key, name in source.items() if name in given}
-    other_shape = [key for key, weight in weights.items() if weight.shape != own[key].shape]
-    left_out = [key for key in other_shape if key.startswith("heads.") and len(weights[key]) != net.num_classes]
-    wanted = set(source.values())
-    problems = {
-        "missing": sorted(name for name in wanted - given.keys() if not name.endswith("num_batches_tracked")),
-        "unknown": [old for old in original if not (_renamed(old) in wanted or _renamed(old).startswith(elsewhere))],
-        "of another shape": [key for key in other_shape if key not in left_out],
-    }
-    if any(problems.values()):
-        found = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in problems.items() if keys)
-        raise ValueError(f"the checkpoint is not of this MSDNet: {found}")
-    net.load_state_dict({key: weights[key] for key in weights.keys() - set(left_out)}, strict=False)
-    return tuple(left_out)
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return load_renamed(net, checkpoint, _renamed, source, "this MSDNet", elsewhere)
 
 
 def _renamed(key: str) -> str:

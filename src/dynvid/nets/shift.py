@@ -1,7 +1,8 @@
 """Temporal shift: a free exchange of features between frames, before the first layer of a residual branch.
 
 Activations are frame-major, (n * B, C, H, W): the B videos of frame 0, then those of frame 1, and so on. So the
-frames before and after are a slice away, and memory formats survive.
+frames before and after are a slice away, and memory formats survive. Channels come last in tokens (n * B, L, C), and
+in (n * B, H, W, C) where `dim=-1` says so.
 """
 
 import itertools
@@ -17,16 +18,61 @@ from torch import Tensor, nn
 Shift = Literal["online", "bidirectional", "none"]
 ShiftMemory = dict[int, Tensor]
 
-# The layer that a residual branch begins with, by the name of timm's block class.
-FIRST_LAYER = {
-    "BasicBlock": "conv1",
-    "Bottleneck": "conv1",
-    "InvertedResidual": "conv_pw",
-    "DepthwiseSeparableConv": "conv_dw",
-    "EdgeResidual": "conv_exp",
-    "ConvNeXtBlock": "conv_dw",
-    "DenseInput": "first",  # MSDNet's, not a residual branch
+# The layer that a residual branch begins with, by the name of timm's block class: the first of these that it has.
+FIRST_LAYER: dict[str, tuple[str, ...]] = {
+    "BasicBlock": ("conv1", "conv1_kxk"),
+    "Block": ("rep", "dwconv"),
+    "Bottle2neck": ("conv1",),
+    "Bottleneck": ("conv1",),
+    "BottleneckBlock": ("conv1", "conv1_1x1"),
+    "ConvBlock": ("conv_dw",),
+    "ConvEncoder": ("dwconv",),
+    "ConvNeXtBlock": ("conv_dw",),
+    "CspNextBlock": ("conv1",),
+    "DarkBlock": ("conv1", "conv1_1x1"),
+    "DenseInput": ("first",),  # MSDNet's, not a residual branch
+    "DepthwiseSeparableConv": ("conv_dw",),
+    "DlaBasic": ("conv1",),
+    "DlaBottleneck": ("conv1",),
+    "DualPathBlock": ("c1x1_a",),
+    "EdgeBlock": ("conv1", "conv1_kxk"),
+    "EdgeResidual": ("conv_exp",),
+    "EfficientFormerV2Block": ("token_mixer", "mlp"),
+    "GatedConvBlock": ("fc1",),
+    "GhostBottleneck": ("ghost1",),
+    "InvertedResidual": ("conv_pw",),
+    "LevitBlock": ("attn",),
+    "LinearBottleneck": ("conv_exp", "conv_dw"),
+    "MLPBlock": ("spatial_mixing",),
+    "MbConvBlock": ("conv1_1x1", "conv_dw"),
+    "MbConvLNBlock": ("conv1_1x1",),
+    "MetaBlock2d": ("token_mixer",),
+    "MetaNeXtBlock": ("token_mixer",),
+    "MobileVitBlock": ("conv_kxk",),
+    "NextConvBlock": ("mhca",),
+    "NormFreeBlock": ("conv1",),
+    "PreActBasic": ("conv1",),
+    "PreActBottleneck": ("conv1",),
+    "PreXceptionModule": ("stack",),
+    "RepGhostBottleneck": ("ghost1",),
+    "RepMixerBlock": ("mlp",),
+    "RepViTBlock": ("channel_mixer",),
+    "ResNestBottleneck": ("conv1",),
+    "Residual": ("fn", "module", "m"),
+    "ResidualBlock": ("main",),
+    "ResidualDrop": ("m",),
+    "SEBottleneck": ("conv1",),
+    "SEResNeXtBottleneck": ("conv1",),
+    "SEResNetBlock": ("conv1",),
+    "SEResNetBottleneck": ("conv1",),
+    "SelectiveKernelBasic": ("conv1",),
+    "SelectiveKernelBottleneck": ("conv1",),
+    "SelfAttnBlock": ("conv1_1x1",),
+    "UniversalInvertedResidual": ("dw_start",),
+    "XceptionModule": ("stack",),
 }
+# Transformers mix what `norm1` gives, some of them in windows; so the shift follows `norm1` rather than lead these.
+MIXERS = ("attn", "token_mixer", "modulation", "rnn_tokens", "e_mhsa", "mlp_tokens", "linear_tokens")
 
 
 @dataclass
@@ -63,18 +109,19 @@ class OnlineTemporalShift(nn.Module):
 
     Args:
         div: One channel in `div` is shifted (8 in TSM).
+        dim: The dimension of the channels in images, 1 or -1; in tokens they come last.
     """
 
-    def __init__(self, div: int = 8) -> None:
+    def __init__(self, div: int = 8, dim: int = 1) -> None:
         super().__init__()
-        self.div = div
+        self.div, self.dim = div, dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n * B, C, H, W) -> the same shape."""
+        """(n * B, C, H, W), (n * B, H, W, C) or (n * B, L, C) -> the same shape."""
         frames = _current_frames()
-        count, fold = len(frames.fresh), x.shape[1] // self.div
-        batch = x.shape[0] // count
-        shifted = x[:, :fold]
+        count, dim = len(frames.fresh), _channel_dim(x, self.dim)
+        batch, fold = x.shape[0] // count, x.shape[dim] // self.div
+        shifted, rest = x.narrow(dim, 0, fold), x.narrow(dim, fold, x.shape[dim] - fold)
         earlier: list[Tensor] = []
         begins = [0, *(t for t in range(1, count) if frames.fresh[t]), count]
         for begin, end in itertools.pairwise(begins):
@@ -84,7 +131,7 @@ class OnlineTemporalShift(nn.Module):
                 earlier.append(shifted[begin * batch : (end - 1) * batch])
         if frames.remember:
             frames.memory[id(self)] = shifted[-batch:].clone()  # a view would keep all of x alive
-        return torch.cat([torch.cat(earlier), x[:, fold:]], dim=1)
+        return torch.cat([torch.cat(earlier), rest], dim)
 
     def extra_repr(self) -> str:
         """Show the fraction of channels that is shifted."""
@@ -99,20 +146,23 @@ class TemporalShift(nn.Module):
 
     Args:
         div: One channel in `div` is shifted each way.
+        dim: The dimension of the channels in images, 1 or -1; in tokens they come last.
     """
 
-    def __init__(self, div: int = 8) -> None:
+    def __init__(self, div: int = 8, dim: int = 1) -> None:
         super().__init__()
-        self.div = div
+        self.div, self.dim = div, dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n * B, C, H, W) -> the same shape."""
-        batch, fold = x.shape[0] // len(_current_frames().fresh), x.shape[1] // self.div
-        from_next, from_previous, rest = x[:, :fold], x[:, fold : 2 * fold], x[:, 2 * fold :]
+        """(n * B, C, H, W), (n * B, H, W, C) or (n * B, L, C) -> the same shape."""
+        dim = _channel_dim(x, self.dim)
+        batch, fold = x.shape[0] // len(_current_frames().fresh), x.shape[dim] // self.div
+        from_next, from_previous = x.narrow(dim, 0, fold), x.narrow(dim, fold, fold)
+        rest = x.narrow(dim, 2 * fold, x.shape[dim] - 2 * fold)
         zeros = torch.zeros_like(from_next[:batch])
         later = torch.cat([from_next[batch:], zeros])
         earlier = torch.cat([zeros, from_previous[:-batch]])
-        return torch.cat([later, earlier, rest], dim=1)
+        return torch.cat([later, earlier, rest], dim)
 
     def extra_repr(self) -> str:
         """Show the fraction of channels that is shifted."""
@@ -122,26 +172,61 @@ class TemporalShift(nn.Module):
 def insert_shift(segments: nn.ModuleList, kind: Shift, div: int) -> None:
     """Put a shift before the first layer of every residual branch; the identity path stays as it is.
 
-    Backbones with a stage of 23 blocks or more (ResNet-101) get it in every second block, as TSM does.
+    In a transformer that is between the norm and the attention, or what takes its place. Backbones with a stage of 23
+    blocks or more (ResNet-101) get it in every second block, as TSM does.
 
     Raises:
         ValueError: No residual branch of a known kind was found.
     """
     if kind == "none":
         return
-    stages = [[block for block in segment.modules() if _has_branch(block)] for segment in segments]
+    stages = [list(_blocks(segment)) for segment in segments]
     residual = [[block for block in blocks if type(block).__name__ != "DenseInput"] for blocks in stages]
     step = 2 if max(map(len, residual)) >= 23 else 1
     if not any(stages):
-        raise ValueError(f"no residual branch to shift in (known: {', '.join(FIRST_LAYER)}): use shift='none'")
+        raise ValueError("no residual branch of a known kind to shift in: use shift='none'")
     for block in (block for blocks in stages for block in blocks[::step]):
-        shift = OnlineTemporalShift(div) if kind == "online" else TemporalShift(div)
-        name = FIRST_LAYER[type(block).__name__]
-        setattr(block, name, nn.Sequential(shift, getattr(block, name)))
+        name = _first_layer(block)
+        layer = getattr(block, name)
+        last = isinstance(layer, nn.Linear) or (name == "norm1" and not _for_images(layer))
+        shift = (OnlineTemporalShift if kind == "online" else TemporalShift)(div, -1 if last else 1)
+        setattr(block, name, nn.Sequential(layer, shift) if name == "norm1" else nn.Sequential(shift, layer))
 
 
-def _has_branch(block: nn.Module) -> bool:
-    return type(block).__name__ in FIRST_LAYER and getattr(block, "has_skip", True)
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost blocks with a residual branch that a shift can go into."""
+    if _first_layer(module):
+        yield module
+        return
+    for child in module.children():
+        yield from _blocks(child)
+
+
+def _first_layer(block: nn.Module) -> str:
+    """The attribute that a shift goes to, empty if there is none."""
+    names = [name for name, _ in block.named_children()]
+    no_identity = (
+        not getattr(block, "has_skip", True)
+        or not getattr(block, "use_shortcut", True)
+        or not getattr(block, "add_identity", True)
+        or getattr(block, "no_skip", False)
+        or getattr(block, "shortcut", block) is None
+    )
+    if no_identity:
+        return ""
+    found = [name for name in FIRST_LAYER.get(type(block).__name__, ()) if name in names]
+    mixers = [names.index(name) for name in MIXERS if name in names]
+    if not found and mixers and "norm1" in names[: min(mixers)]:  # a norm behind them would be a post-norm
+        found = ["norm1"]
+    return found[0] if found else ""
+
+
+def _for_images(norm: nn.Module) -> bool:
+    return isinstance(norm, nn.GroupNorm) or "2d" in type(norm).__name__
+
+
+def _channel_dim(x: Tensor, of_images: int) -> int:
+    return of_images if x.dim() == 4 else -1
 
 
 def _current_frames() -> Frames:

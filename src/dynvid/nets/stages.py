@@ -1,22 +1,28 @@
 """A timm model cut into segments that can be run one after the other, with anything in between."""
 
 import itertools
+import operator
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from dynvid.nets.head import GlobalPool, exit_head
 
+if TYPE_CHECKING:
+    from dynvid.nets.exit_net import ExitNet
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Where forward_features ends and timm's own classifier begins, in the order of registration.
-CLASSIFIER = {"global_pool", "head", "fc", "classifier", "head_drop", "norm_head", "last_linear"}
 
 
 class Backbone(nn.Module):
-    """What an ExitNet asks of a backbone.
+    """What an ExitNet asks of a backbone; examples/04_custom_backbone.py writes one.
 
     Attributes:
         segments: Run in this order; each maps the activations of n frames to activations, tensors or lists of them
@@ -40,10 +46,12 @@ class Backbone(nn.Module):
 
 
 class TimmBackbone(Backbone):
-    """A timm model, cut where its own `feature_info` ends a stage.
+    """A timm model, cut where its own `feature_info` ends a stage; a row of equal blocks is cut into quarters.
 
-    The stem belongs to the first segment and everything that `forward_features` does after the last stage to the
-    last one. The cut is checked when it is made: the segments must give exactly timm's features.
+    torch.fx records what `forward_features` does with its stages, and the record is cut behind them. So the stem
+    belongs to the first segment and everything after the last stage to the last one. Activations are what timm
+    makes them: images (n, C, H, W) or (n, H, W, C), tokens (n, L, C), a list where a stage reads more than one.
+    The cut is checked when it is made: the segments must give exactly timm's features and its embedding.
 
     Args:
         name: A timm model name.
@@ -51,7 +59,7 @@ class TimmBackbone(Backbone):
         **kwargs: Go to `timm.create_model`.
 
     Raises:
-        ValueError: timm has no such model, or it is no chain of stages.
+        ValueError: timm has no such model, or it cannot be cut exactly.
 
     Example:
         >>> [tuple(x.shape[1:]) for x in TimmBackbone("test_resnet").features(torch.zeros(1, 3, 64, 64))]
@@ -60,26 +68,106 @@ class TimmBackbone(Backbone):
 
     def __init__(self, name: str, pretrained: bool | str = False, **kwargs: Any) -> None:
         super().__init__()
-        model = _create(name, pretrained, kwargs)
+        model = _create(name, pretrained, kwargs).eval()
         config: dict[str, Any] = model.pretrained_cfg
         self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
-        self.segments = _cut(name, model)
-        self.channels = [info["num_chs"] for info in _stages(model)]
-        self.channels[-1] = model.num_features
-        self.exit_depths = tuple(range(min(2, len(self.segments)), len(self.segments) + 1))
+        stages = _stages(model)
+        try:
+            *segments, pool = _cut(model, [info["module"] for info in stages])
+            *activations, embedded = _run(model, [*segments, pool], kwargs.get("img_size"))
+        except Exception as error:  # whatever the model's own code raises, what the user can do is the same
+            raise ValueError(
+                f"{name} cannot be cut exactly into stages: use a model of another timm family, or bring your own "
+                f"stages, as examples/04_custom_backbone.py does ({type(error).__name__}: {error})"
+            ) from error
+        self.segments = nn.ModuleList(segments).train()
+        # A plain list: a pool with parameters belongs to the net that embeds with it.
+        self._pools = [*_pools(activations, stages, getattr(model, "num_prefix_tokens", 0)), pool.train()]
+        self.channels = [*(info["num_chs"] for info in stages[:-1]), embedded.shape[1]]
+        self.exit_depths = tuple(range(min(2, len(segments)), len(segments) + 1))
 
-    def features(self, x: Tensor) -> list[Tensor]:
+    def features(self, x: Tensor) -> list[Any]:
         """The activations after each segment, as timm gives them: (n, 3, H, W) -> [(n, C, H', W'), ...]."""
         return list(itertools.accumulate(self.segments, lambda y, segment: segment(y), initial=x))[1:]
 
     def embedding(self, depth: int) -> nn.Module:
-        """Global average pooling."""
-        return GlobalPool()
+        """At the last depth what timm's own classifier reads; before it, the mean over the image."""
+        return self._pools[depth - 1]
 
     def head(self, depth: int, num_classes: int, dropout: float) -> nn.Module:
         """A linear layer at the end; before it, one hidden layer as wide as the last stage."""
         hidden = None if depth == len(self.segments) else self.channels[-1]
         return exit_head(self.channels[depth - 1], hidden, num_classes, dropout)
+
+
+class StagePool(nn.Module):
+    """Mean over the image of one of the activations of a stage.
+
+    Args:
+        index: Which one, where they are a list.
+        tokens: Whether channels come last, (n, L, C) or (n, H, W, C), or it is (n, C, H, W).
+        prefix: Class and register tokens at the front, which are no part of the image.
+    """
+
+    def __init__(self, index: int, tokens: bool, prefix: int) -> None:
+        super().__init__()
+        self.index, self.tokens, self.prefix = index, tokens, prefix
+        self.pool = GlobalPool()
+
+    def forward(self, x: Any) -> Tensor:
+        """Activations -> (n, C)."""
+        y: Tensor = tree_leaves(x)[self.index]
+        pooled: Tensor = y.flatten(1, -2)[:, self.prefix :].mean(1) if self.tokens else self.pool(y)
+        return pooled
+
+
+def load_renamed(
+    net: "ExitNet",
+    checkpoint: str | os.PathLike[str] | Mapping[str, Any],
+    renamed: Callable[[str], str],
+    source: Mapping[str, str],
+    what: str,
+    unneeded: tuple[str, ...] = (),
+) -> tuple[str, ...]:
+    """Load weights that others trained under other names.
+
+    Args:
+        net: The net; it stays as it was if anything is wrong.
+        checkpoint: A file, or what is in it: the state dict, or a dictionary with it under `state_dict`.
+        renamed: From a name in the checkpoint to one of ours.
+        source: The new name of the weights that each of the net's own is to get.
+        what: What the checkpoint has to be of, for the error.
+        unneeded: How new names begin that the net has no use for.
+
+    Returns:
+        Names of the classifiers' weights that were left out because they are for another number of classes.
+
+    Raises:
+        ValueError: Weights are missing, unknown or of another shape.
+    """
+    content: Any = checkpoint
+    if isinstance(checkpoint, str | os.PathLike):
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    original: Mapping[str, Tensor] = content.get("state_dict", content)
+    given, own = {renamed(key): value for key, value in original.items()}, net.state_dict()
+    weights = {key: given[name] for key, name in source.items() if name in given}
+    other_shape = [key for key, weight in weights.items() if weight.shape != own[key].shape]
+    left_out = [key for key in other_shape if key.startswith("heads.") and len(weights[key]) != net.num_classes]
+    wanted = set(source.values())
+    problems = {
+        "missing": sorted(name for name in wanted - given.keys() if not name.endswith("num_batches_tracked")),
+        "unknown": [old for old in original if not (renamed(old) in wanted or renamed(old).startswith(unneeded))],
+        "of another shape": [key for key in other_shape if key not in left_out],
+    }
+    if any(problems.values()):
+        found = "; ".join(f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in problems.items() if keys)
+        raise ValueError(f"the checkpoint is not of {what}: {found}")
+    net.load_state_dict({key: weights[key] for key in weights.keys() - set(left_out)}, strict=False)
+    return tuple(left_out)
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _create(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> Any:
@@ -95,53 +183,120 @@ def _create(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> Any:
 
 def _stages(model: Any) -> list[dict[str, Any]]:
     # The stem's half-resolution output ends no segment: an exit there would see edges only.
-    return [info for info in getattr(model, "feature_info", []) if info["reduction"] > 2]
+    stages = [info for info in getattr(model, "feature_info", []) if info["reduction"] > 2]
+    if len(stages) > 4 and len({info["reduction"] for info in stages}) == 1:
+        return [stages[-(-len(stages) * quarter // 4) - 1] for quarter in (1, 2, 3, 4)]
+    return stages
 
 
-def _cut(name: str, model: Any) -> nn.ModuleList:
-    ends = [info["module"] for info in _stages(model)]
-    segments: list[nn.Sequential] = [nn.Sequential()]
-    for path, layer in _chain(model, ends):
-        segments[-1].add_module(path.replace(".", "_"), layer)
-        if path in ends[:-1]:
-            segments.append(nn.Sequential())
-    cut = nn.ModuleList(segments)
-    if not ends or len(segments) != len(ends) or not _same(model, nn.Sequential(*segments)):
-        raise ValueError(
-            f"{name} is not a chain of stages that can be cut exactly: use a ResNet, RegNet, MobileNetV2/V3, "
-            "EfficientNet or ConvNeXt of timm"
-        )
-    return cut
+class _Whole(nn.Module):
+    """From the image to the features and what timm's classifier reads: this is recorded."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> tuple[Any, Tensor]:
+        features = self.model.forward_features(x)
+        return features, self.model.forward_head(features, pre_logits=True)
 
 
-def _chain(model: nn.Module, ends: list[str]) -> list[tuple[str, nn.Module]]:
-    """The layers of `forward_features` in order; containers that hold several stages are opened."""
-    layers: list[tuple[str, nn.Module]] = []
-    for name, child in model.named_children():
-        if name in CLASSIFIER:
-            break
-        if any(end.startswith(f"{name}.") for end in ends):
-            layers += [(f"{name}.{inner}", layer) for inner, layer in child.named_children()]
-        else:
-            layers.append((name, child))
-    return layers
+class _Recorder(fx.Tracer):
+    """Opens only the modules that hold the end of a stage."""
+
+    def __init__(self, ends: Sequence[str]) -> None:
+        super().__init__(param_shapes_constant=True)
+        self.ends = ends
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return not any(end.startswith(f"{module_qualified_name}.") for end in self.ends)
+
+
+def _cut(model: Any, stages: Sequence[str]) -> list[fx.GraphModule]:
+    """Cut behind all stages but the last, and behind the features; the last piece embeds them."""
+    whole = _Whole(model)
+    ends = [f"model.{stage}" for stage in stages]
+    *nodes, output = _Recorder(ends).trace(whole).nodes
+    features, embedded = output.args[0]
+    position = {node: i for i, node in enumerate([*nodes, output])}
+    called = {node.target: i + 1 for node, i in position.items() if node.op == "call_module"}
+    behind = max(position[node] + 1 for node in tree_leaves(features))
+    cuts = [0, *sorted(called[end] for end in ends)[:-1], behind, len(nodes)]
+    given = {behind: tree_leaves(features), len(nodes): [embedded]}
+
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    varying = set(inputs)  # by frame; the rest, such as position embeddings, is made anew by each segment
+    for node in nodes:
+        if varying.intersection(node.all_input_nodes):
+            varying.add(node)
+    pieces = []
+    for begin, end in itertools.pairwise(cuts):
+        later = [n for n in nodes[:end] if n in varying and any(position[user] >= end for user in n.users)]
+        outputs = given.get(end, later[::-1])  # what the stage gives comes first
+        pieces.append(_piece(whole, [n for n in nodes[begin:end] if n in varying], inputs, outputs))
+        inputs = outputs
+    return pieces
+
+
+def _piece(root: nn.Module, nodes: list[fx.Node], inputs: list[fx.Node], outputs: list[fx.Node]) -> fx.GraphModule:
+    """A module that computes `nodes`; several inputs or outputs are a list."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    copies = {inputs[0]: x}
+    if len(inputs) > 1:
+        copies = {node: graph.call_function(operator.getitem, (x, i)) for i, node in enumerate(inputs)}
+
+    def copy(node: fx.Node) -> fx.Node:
+        if node not in copies:
+            copies[node] = graph.node_copy(node, copy)
+        return copies[node]
+
+    for node in nodes:
+        copy(node)
+    graph.output([copy(node) for node in outputs] if len(outputs) > 1 else copy(outputs[0]))
+    parts = {}
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            part = operator.attrgetter(node.target)(root)
+            node.target = node.target.removeprefix("model.")
+            parts[node.target] = part
+    return fx.GraphModule(parts, graph)
 
 
 @torch.no_grad()
-def _same(model: Any, segments: nn.Module) -> bool:
-    """Whether the segments compute the model's features, tried on one small image."""
-    parameter = next(model.parameters())
-    if parameter.is_meta:
-        return True  # nothing to compare; the same model was checked when it was built with values
-    was_training = model.training
-    model.eval()
-    fixed = model.pretrained_cfg.get("fixed_input_size", False)
-    size = model.pretrained_cfg["input_size"] if fixed else (3, 64, 64)
-    image = torch.linspace(-1, 1, 3 * size[1] * size[2], dtype=parameter.dtype).reshape(1, 3, *size[1:])
-    try:
-        expected, found = model.forward_features(image), segments(image)
-        return bool(torch.equal(expected, found))
-    except (RuntimeError, TypeError, NotImplementedError, AttributeError):
-        return False
-    finally:
-        model.train(was_training)
+def _run(model: Any, pieces: Sequence[nn.Module], size: Any) -> list[Any]:
+    """What each piece gives for two small images; raises unless that is exactly what the model gives."""
+    image, features = _features(model, size)
+    found = list(itertools.accumulate(pieces, lambda x, piece: piece(x), initial=image))[1:]
+    if not all(isinstance(x, Tensor) and len(x) == len(image) for x in tree_leaves(found)):
+        raise ValueError("what lies between its stages is not one tensor per frame")
+    expected = tree_leaves((features, model.forward_head(features, pre_logits=True)))
+    # On the meta device there is nothing to compare; the same model was checked when it was built with values.
+    if not image.is_meta and not all(map(torch.equal, tree_leaves(found[-2:]), expected)):
+        raise ValueError("its stages do not give its features")
+    return found
+
+
+def _features(model: Any, size: Any) -> tuple[Tensor, Any]:
+    """Two images, 64 pixels wide unless the model's size is fixed, and their features."""
+    like = next(model.parameters())
+    sizes = [size] if size else [64, model.pretrained_cfg["input_size"][1:]]
+    for height, width in [(side, side) if isinstance(side, int) else side for side in sizes]:
+        image = torch.linspace(-1, 1, 6 * height * width, dtype=like.dtype, device=like.device)
+        image = image.view(2, 3, height, width)
+        with suppress(Exception):  # a layer that does not fit
+            return image, model.forward_features(image)
+    raise ValueError(f"it takes no images of {' or '.join(map(str, sizes))} pixels")
+
+
+def _pools(activations: list[Any], stages: list[dict[str, Any]], prefix: int) -> list[StagePool]:
+    """The mean over the image of the first activation of each stage but the last that has the stage's channels."""
+    *shallow, features = [tree_leaves(x) for x in activations]
+    channels = [info["num_chs"] for info in stages]
+    images = all(any(y.shape[1] == c for y in x if y.dim() == 4) for x, c in zip(shallow, channels, strict=False))
+    pools = []
+    for x, c in zip(shallow, channels, strict=False):
+        index = next(i for i, y in enumerate(x) if y.shape[1 if images else -1] == c)
+        has_prefix = x[index].dim() == 3 and x[index].shape[1] == features[0].shape[1]
+        pools.append(StagePool(index, not images, prefix if has_prefix else 0))
+    return pools

@@ -54,13 +54,13 @@ class Stream:
         self.net = net
         if isinstance(video, Tensor):
             net.check_video(video)
-            self._read: FrameSource = lambda rows, frames: video[rows[:, None], torch.tensor(frames)]
-            rows = torch.arange(video.shape[0], device=video.device)
+            self._read: FrameSource = lambda rows, frames: video[rows[:, None].to(video.device), torch.tensor(frames)]
+            batch = len(video)
         elif batch is None:
             raise ValueError("give batch, the number of videos, when frames come from a function")
         else:
-            self._read, rows = video, torch.arange(batch)
-        self.videos = rows
+            self._read = video
+        self.videos = torch.arange(batch, device=net.mean.device)
         self.position = 0
         self._exits = range(len(net.route)) if exits is None else [range(len(net.route))[e] for e in exits]
         depths = len(net.segments)
