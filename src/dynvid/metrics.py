@@ -10,6 +10,8 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from dynvid.calibration import operate, sweep_thresholds
 from dynvid.policy import ThresholdPolicy
+from dynvid.published import Dataset
+from dynvid.published import published as published_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,14 +116,28 @@ class FlopsAccuracyCurve(Metric):
             correct=correct,
         )
 
-    def plot(self, curve: FlopsAccuracy | None = None, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
+    def plot(
+        self, curve: FlopsAccuracy | None = None, ax: "Axes | None" = None, published: Dataset | None = None
+    ) -> "tuple[Figure, Axes]":
         """Draw the curve of early exit and the static exits.
 
         Args:
             curve: What `compute` gave; computed if None.
             ax: Axes to draw on; a new figure if None.
+            published: A data set of `dynvid.published` whose rows are drawn as points beside them.
         """
-        return plot_curve(self.compute() if curve is None else curve, ax)
+        figure, ax = plot_curve(self.compute() if curve is None else curve, ax)
+        rows = [] if published is None else published_rows(published)
+        for dynamic, color in ((False, "tab:gray"), (True, "tab:orange")):
+            points = [row for row in rows if row.dynamic == dynamic]
+            if points:
+                name = "published, dynamic" if dynamic else "published, static"
+                ax.scatter([r.gmacs for r in points], [r.top1 for r in points], s=18, color=color, label=name)
+            for row in points:
+                text = row.backbone if dynamic else f"{row.method} {row.backbone}"
+                ax.annotate(text, (row.gmacs, row.top1), (3, 3), textcoords="offset points", fontsize=6, color=color)
+        ax.legend(loc="lower right")
+        return figure, ax
 
 
 def plot_curve(curve: FlopsAccuracy, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
