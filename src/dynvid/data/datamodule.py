@@ -75,6 +75,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         test_crops: Literal[1, 3] = 1,
     ) -> None:
         super().__init__()
+        self.min_area = 0.25  # of a training crop
         self.root = Path(root)
         self.num_frames = num_frames
         self.size = size
@@ -178,7 +179,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         dataset = VideoDataset(
             videos,
             num_frames=self.num_frames,
-            transform=train_transform(self.size, self.hflip) if train else evaluate(self.size),
+            transform=train_transform(self.size, self.hflip, self.min_area) if train else evaluate(self.size),
             train=train,
             clips=clips,
             short_side=decode_size(self.size),

@@ -150,6 +150,7 @@ class SyntheticDataModule(VideoFolderDataModule):
             num_workers=num_workers,
             hflip=False,
         )
+        self.min_area = 0.7  # as the centre crop of the test: a smaller part would not show the whole motion
         self.clips_per_class, self.clip_frames, self.clip_seed = clips_per_class, clip_frames, seed
 
     @property

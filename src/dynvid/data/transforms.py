@@ -11,13 +11,14 @@ Transform = Callable[[Tensor], Tensor]
 """uint8 `(T, C, H, W)` to uint8 `(T, C, size, size)`, or `(3, T, C, size, size)` where it takes three crops."""
 
 
-def train_transform(size: int, hflip: bool = True) -> Transform:
+def train_transform(size: int, hflip: bool = True, min_area: float = 0.25) -> Transform:
     """Random crop, scale and mirror image, drawn once per clip.
 
     Args:
         size: Height and width of the result, in pixels.
         hflip: Mirror every second clip on average. False where left and right carry the label, as in
             Something-Something ("pushing something from left to right").
+        min_area: Smallest share of the frame that a crop keeps, in (0, 1].
 
     Returns:
         A function from uint8 `(T, C, H, W)` to uint8 `(T, C, size, size)`.
@@ -25,7 +26,7 @@ def train_transform(size: int, hflip: bool = True) -> Transform:
     >>> train_transform(32)(torch.zeros(4, 3, 40, 60, dtype=torch.uint8)).shape
     torch.Size([4, 3, 32, 32])
     """
-    steps = [v2.RandomResizedCrop(size, scale=(0.25, 1.0), antialias=True)]
+    steps = [v2.RandomResizedCrop(size, scale=(min_area, 1.0), antialias=True)]
     transform: Transform = v2.Compose([*steps, v2.RandomHorizontalFlip()] if hflip else steps)
     return transform
 
