@@ -10,8 +10,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from dynvid.calibration import operate, sweep_thresholds
 from dynvid.policy import ThresholdPolicy
-from dynvid.published import Dataset
-from dynvid.published import published as published_rows
+from dynvid.published import Dataset, draw_published
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,15 +126,8 @@ class FlopsAccuracyCurve(Metric):
             published: A data set of `dynvid.published` whose rows are drawn as points beside them.
         """
         figure, ax = plot_curve(self.compute() if curve is None else curve, ax)
-        rows = [] if published is None else published_rows(published)
-        for dynamic, color in ((False, "tab:gray"), (True, "tab:orange")):
-            points = [row for row in rows if row.dynamic == dynamic]
-            if points:
-                name = "published, dynamic" if dynamic else "published, static"
-                ax.scatter([r.gmacs for r in points], [r.top1 for r in points], s=18, color=color, label=name)
-            for row in points:
-                text = row.backbone if dynamic else f"{row.method} {row.backbone}"
-                ax.annotate(text, (row.gmacs, row.top1), (3, 3), textcoords="offset points", fontsize=6, color=color)
+        if published is not None:
+            draw_published(ax, published)
         ax.legend(loc="lower right")
         return figure, ax
 

@@ -1,92 +1,188 @@
-"""Published results of dynamic inference and of the baselines beside it, as data.
+"""The tables of Wu et al., CVPRW 2020, as data: what to draw one's own curve beside."""
 
-From the tables of the authors' slides to Wu et al., CVPR Workshops 2020. Their rows for UCF-101 and HMDB-51 are shifted
-by one against the backbones; here they are as the text means them.
-"""
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
-from typing import Literal, NamedTuple
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Dataset = Literal["kinetics400", "ucf101", "hmdb51", "ssv1", "ssv2"]
 
 
 class Published(NamedTuple):
-    """One row of a published table.
+    """A row of the paper's tables. What a table does not say is None, or empty.
 
     Attributes:
-        dataset: Where it was measured; validation for Something-Something.
-        method: Name in the table.
-        backbone: Backbone in the table.
-        top1: Percent.
-        gmacs: GMACs per video, averaged over videos where `dynamic`.
-        dynamic: Whether videos exit early.
-        top5: Percent, where published.
-        params: Millions, where published.
+        dataset: `kinetics400`, `ucf101`, `hmdb51`, `ssv1` or `ssv2` (Something-Something).
+        method: Name; `Dynamic` is the paper's own, `Full` its net with the last exit only.
+        backbone: Name.
+        input: Frames, or frames x channels x height x width, and x clips if there are several.
+        top1: Accuracy in %.
+        top5: Accuracy in %.
+        gmacs: GMACs per video (the paper's "FLOPs"), all clips; for dynamic inference the mean over videos.
+        params: Parameters in millions.
+        pretrain: Data set that the backbone was trained on before.
+        test: Whether the accuracy is on the organisers' test set (`ssv2`), not on validation videos.
     """
 
     dataset: Dataset
     method: str
     backbone: str
+    input: str
     top1: float
-    gmacs: float
-    dynamic: bool = False
     top5: float | None = None
+    gmacs: float | None = None
     params: float | None = None
+    pretrain: str = ""
+    test: bool = False
 
+    @property
+    def dynamic(self) -> bool:
+        """Whether videos leave at different exits."""
+        return self.method == "Dynamic"
+
+
+_OURS = "16x3x224x224"
+
+# method, backbone, input, top-1, GMACs, parameters (M)
+_KINETICS400: tuple[tuple[str, str, str, float, float, float | None], ...] = (
+    ("I3D", "3D BN-Inception", "Allx3x256x256", 70.24, 544.44, 12.7),
+    ("S3D", "3D BN-Inception", "Allx3x224x224", 72.20, 518.6, 8.8),
+    ("ARTNet with TSN", "3D ResNet-18", "16x3x112x112 x 250", 69.2, 5925, 35.2),
+    ("MF-Net", "", "16x3x224x224", 65.00, 11.1, 8.0),
+    ("MF-Net", "", "16x3x224x224 x 50", 72.80, 555, 8.0),
+    ("ECO", "BN-Inception + 3D ResNet-18", "16x3x224x224", 69.00, 64, 47.5),
+    ("R(2+1)D RGB", "ResNet-34", "32x3x112x112 x 10", 72.00, 1524, 63.8),
+    ("Nonlocal-I3D", "ResNet-50", "128x3x224x224", 67.30, 145.7, 35.33),
+    ("Nonlocal-I3D", "ResNet-50", "128x3x224x224 x 30", 76.50, 4371, 35.33),
+    ("TSN", "BN-Inception", "25x3x112x112 x 10", 69.1, 500, 10.7),
+    ("TSN", "ResNet-50", "8x3x224x224", 66.80, 33, 24.3),
+    ("TSN", "ResNet-50", "16x3x224x224", 67.80, 64, 24.3),
+    ("TSM", "ResNet-50", "8x3x224x224", 70.60, 33, 24.3),
+    ("TSM", "ResNet-50", "16x3x224x224", 72.50, 64, 24.3),
+    ("StNet", "ResNet-50", "25x15x256x256", 69.85, 189.29, 33.16),
+    ("StNet", "ResNet-101", "25x15x256x256", 71.38, 310.50, 52.15),
+    ("Full", "MSDNet-38", _OURS, 71.17, 52, 62.31),
+    ("Dynamic", "MSDNet-38", _OURS, 71.20, 26.5, 62.31),
+    ("Dynamic", "ResNet-50", _OURS, 72.57, 35, 29.12),
+    ("Dynamic", "ResNet-101", _OURS, 74.70, 66, 48.12),
+)
+
+# method, backbone, input, GMACs, top-1 on UCF-101, top-1 on HMDB-51
+_UCF101_HMDB51: tuple[tuple[str, str, str, float, float | None, float | None], ...] = (
+    ("ARTNet with TSN", "3D ResNet-18", "", 5925, 94.3, 70.9),
+    ("ECO", "BN-Inception + 3D ResNet-18", "", 64, 92.8, 68.5),
+    ("I3D RGB", "3D Inception-v1", "", 544, 95.1, 74.3),
+    ("TSN RGB", "BN-Inception", "", 500, 91.1, None),
+    ("TSN", "ResNet-50", "8", 33, 91.5, 63.2),
+    ("TSN", "ResNet-50", "16", 64, 91.4, 63.6),
+    ("TSM", "ResNet-50", "8", 33, 94.0, 70.3),
+    ("TSM", "ResNet-50", "16", 64, 94.5, 70.7),
+    ("StNet", "ResNet-50", "", 53, 93.5, None),
+    ("Dynamic", "MSDNet-38", _OURS, 15.8, 94.2, None),
+    ("Dynamic", "MSDNet-38", _OURS, 29.2, None, 70.1),
+    ("Dynamic", "ResNet-50", _OURS, 18.5, 94.7, None),
+    ("Dynamic", "ResNet-50", _OURS, 34.4, None, 72.34),
+    ("Dynamic", "ResNet-101", _OURS, 34.6, 95.3, None),
+    ("Dynamic", "ResNet-101", _OURS, 69.1, None, 73.48),
+)
+
+_SOMETHING = (
+    Published("ssv1", "ECO", "BN-Inception + 3D ResNet-18", "16", 41.4, None, 64, None, "Kinetics"),
+    Published("ssv1", "ECO EN Lite", "BN-Inception + 3D ResNet-18", "", 46.4, None, 267, None, "Kinetics"),
+    Published("ssv1", "I3D", "3D ResNet-50", "", 41.6, 72.2, 306, None, "Kinetics"),
+    Published("ssv1", "Non-local I3D + GCN", "3D ResNet-50", "", 46.1, 76.8, 606, None, "Kinetics"),
+    Published("ssv1", "TSN", "ResNet-50", "8", 19.7, 46.6, 33, None, "Kinetics"),
+    Published("ssv2", "TSN", "ResNet-50", "8", 27.8, 57.6, 33, None, "Kinetics"),
+    Published("ssv1", "TSN", "ResNet-50", "16", 19.9, 47.3, 65, None, "Kinetics"),
+    Published("ssv2", "TSN", "ResNet-50", "16", 30.0, 60.5, 65, None, "Kinetics"),
+    Published("ssv1", "TRN Multiscale", "BN-Inception", "", 34.4, None, 33, None, "ImageNet"),
+    Published("ssv2", "TRN Multiscale", "BN-Inception", "", 48.8, 77.6, 33, None, "ImageNet"),
+    Published("ssv2", "TRN Multiscale", "BN-Inception", "", 50.9, 79.3, 33, None, "ImageNet", test=True),
+    Published("ssv1", "TRN Two-Stream", "BN-Inception", "", 42.0, None, None, None, "ImageNet"),
+    Published("ssv2", "TRN Two-Stream", "BN-Inception", "", 55.5, 83.1, None, None, "ImageNet"),
+    Published("ssv2", "TRN Two-Stream", "BN-Inception", "", 56.2, 83.2, None, None, "ImageNet", test=True),
+    Published("ssv1", "TSM", "ResNet-50", "8", 43.4, 73.2, 33, None, "Kinetics"),
+    Published("ssv2", "TSM", "ResNet-50", "8", 58.2, 84.8, 33, None, "Kinetics"),
+    Published("ssv1", "TSM", "ResNet-50", "16", 44.8, 74.5, 65, None, "Kinetics"),
+    Published("ssv2", "TSM", "ResNet-50", "16", 58.7, 84.8, 65, None, "Kinetics"),
+    Published("ssv2", "TSM", "ResNet-50", "16", 59.9, 85.9, 65, None, "Kinetics", test=True),
+    Published("ssv1", "Dynamic", "ResNet-50", _OURS, 45.2, 75.2, 52.8, None, "ImageNet"),
+    Published("ssv2", "Dynamic", "ResNet-50", _OURS, 58.2, 85.2, 48.0, None, "ImageNet"),
+    Published("ssv1", "Dynamic", "MSDNet-38", _OURS, 46.5, 75.6, 38.4, None, "ImageNet"),
+    Published("ssv2", "Dynamic", "MSDNet-38", _OURS, 60.0, 86.2, 35.4, None, "ImageNet"),
+    Published("ssv2", "Dynamic", "MSDNet-38", _OURS, 60.1, 86.6, 35.4, None, "ImageNet", test=True),
+)
 
 PUBLISHED: tuple[Published, ...] = (
-    Published("kinetics400", "TSN 8f", "ResNet-50", 66.80, 33, params=24.3),
-    Published("kinetics400", "TSN 16f", "ResNet-50", 67.80, 64, params=24.3),
-    Published("kinetics400", "TSM 8f", "ResNet-50", 70.60, 33, params=24.3),
-    Published("kinetics400", "TSM 16f", "ResNet-50", 72.50, 64, params=24.3),
-    Published("kinetics400", "StNet", "ResNet-50", 69.85, 189.29, params=33.16),
-    Published("kinetics400", "StNet", "ResNet-101", 71.38, 310.50, params=52.15),
-    Published("kinetics400", "full inference", "MSDNet-38", 71.17, 52, params=62.31),
-    Published("kinetics400", "dynamic inference", "MSDNet-38", 71.20, 26.5, dynamic=True, params=62.31),
-    Published("kinetics400", "dynamic inference", "ResNet-50", 72.57, 35, dynamic=True, params=29.12),
-    Published("kinetics400", "dynamic inference", "ResNet-101", 74.70, 66, dynamic=True, params=48.12),
-    Published("ucf101", "TSN 8f", "ResNet-50", 91.5, 33),
-    Published("ucf101", "TSN 16f", "ResNet-50", 91.4, 64),
-    Published("ucf101", "TSM 8f", "ResNet-50", 94.0, 33),
-    Published("ucf101", "TSM 16f", "ResNet-50", 94.5, 64),
-    Published("ucf101", "StNet", "ResNet-50", 93.5, 53),
-    Published("ucf101", "dynamic inference", "MSDNet-38", 94.2, 15.8, dynamic=True),
-    Published("ucf101", "dynamic inference", "ResNet-50", 94.7, 18.5, dynamic=True),
-    Published("ucf101", "dynamic inference", "ResNet-101", 95.3, 34.6, dynamic=True),
-    Published("hmdb51", "TSN 8f", "ResNet-50", 63.2, 33),
-    Published("hmdb51", "TSN 16f", "ResNet-50", 63.6, 64),
-    Published("hmdb51", "TSM 8f", "ResNet-50", 70.3, 33),
-    Published("hmdb51", "TSM 16f", "ResNet-50", 70.7, 64),
-    Published("hmdb51", "dynamic inference", "MSDNet-38", 70.1, 29.2, dynamic=True),
-    Published("hmdb51", "dynamic inference", "ResNet-50", 72.34, 34.4, dynamic=True),
-    Published("hmdb51", "dynamic inference", "ResNet-101", 73.48, 69.1, dynamic=True),
-    Published("ssv1", "TSN 8f", "ResNet-50", 19.7, 33, top5=46.6),
-    Published("ssv1", "TSN 16f", "ResNet-50", 19.9, 65, top5=47.3),
-    Published("ssv1", "TSM 8f", "ResNet-50", 43.4, 33, top5=73.2),
-    Published("ssv1", "TSM 16f", "ResNet-50", 44.8, 65, top5=74.5),
-    Published("ssv1", "dynamic inference", "ResNet-50", 45.2, 52.8, dynamic=True, top5=75.2),
-    Published("ssv1", "dynamic inference", "MSDNet-38", 46.5, 38.4, dynamic=True, top5=75.6),
-    Published("ssv2", "TSN 8f", "ResNet-50", 27.8, 33, top5=57.6),
-    Published("ssv2", "TSN 16f", "ResNet-50", 30.0, 65, top5=60.5),
-    Published("ssv2", "TSM 8f", "ResNet-50", 58.2, 33, top5=84.8),
-    Published("ssv2", "TSM 16f", "ResNet-50", 58.7, 65, top5=84.8),
-    Published("ssv2", "dynamic inference", "ResNet-50", 58.2, 48.0, dynamic=True, top5=85.2),
-    Published("ssv2", "dynamic inference", "MSDNet-38", 60.0, 35.4, dynamic=True, top5=86.2),
+    *(Published("kinetics400", m, b, i, top1, None, gmacs, p) for m, b, i, top1, gmacs, p in _KINETICS400),
+    *(Published("ucf101", m, b, i, ucf, None, gmacs) for m, b, i, gmacs, ucf, _ in _UCF101_HMDB51 if ucf),
+    *(Published("hmdb51", m, b, i, hmdb, None, gmacs) for m, b, i, gmacs, _, hmdb in _UCF101_HMDB51 if hmdb),
+    *_SOMETHING,
 )
 
 
-def published(dataset: Dataset) -> list[Published]:
-    """The published rows of a data set.
+def published(dataset: str) -> list[Published]:
+    """The rows of one data set, in the order of the paper's tables.
 
     Raises:
-        ValueError: There are none of that name.
+        ValueError: The paper has no results on it.
 
     Example:
-        >>> [(row.backbone, row.top1, row.gmacs) for row in published("ucf101") if row.dynamic]
-        [('MSDNet-38', 94.2, 15.8), ('ResNet-50', 94.7, 18.5), ('ResNet-101', 95.3, 34.6)]
+        >>> best = max(published("kinetics400"), key=lambda row: row.dynamic * row.top1)
+        >>> best.backbone, best.top1, best.gmacs
+        ('ResNet-101', 74.7, 66)
     """
-    rows = [row for row in PUBLISHED if row.dataset == dataset]
-    if not rows:
-        raise ValueError(
-            f"no published results for {dataset!r}: use {', '.join(sorted({r.dataset for r in PUBLISHED}))}"
+    if dataset not in get_args(Dataset):
+        raise ValueError(f"no published results on {dataset!r}: use {', '.join(get_args(Dataset))}")
+    return [row for row in PUBLISHED if row.dataset == dataset]
+
+
+def draw_published(ax: "Axes", dataset: str) -> None:
+    """Draw top-1 (%) against GMACs per video of the paper's rows for one data set, with their names.
+
+    Rows without a cost and rows on a test set are left out. The axis of costs becomes logarithmic where the costs,
+    those already drawn included, span more than a factor of ten.
+
+    Args:
+        ax: Axes with GMACs to the right and top-1 in % upwards.
+        dataset: As for `published`.
+
+    Raises:
+        ValueError: The paper has no results on it.
+    """
+    rows = [(row, row.gmacs) for row in published(dataset) if row.gmacs is not None and not row.test]
+    for dynamic, marker, color in ((False, "^", "tab:orange"), (True, "*", "tab:red")):
+        points = [(gmacs, row.top1) for row, gmacs in rows if row.dynamic == dynamic]
+        label = "published, dynamic" if dynamic else "published, static"
+        ax.plot(*zip(*points, strict=True), marker, color=color, label=label, zorder=3)
+    cheapest, dearest = ax.dataLim.minposx, ax.dataLim.x1
+    if dearest > 10 * cheapest:
+        ax.set_xscale("log")
+        ax.set_xlim(cheapest / 1.5, dearest * 4)  # names stand to the right of their points
+    low, high = ax.get_ylim()
+    free = (high - low) / 30  # the height of a line of names
+    taken: list[tuple[float, float]] = []
+    for row, gmacs in sorted(rows, key=lambda pair: pair[0].top1):
+        height = row.top1
+        # Names grow to the right, so those that begin up to a factor of six to the left may reach this one.
+        while any(abs(height - y) < free and 1 / 6 < x / gmacs < 6 for x, y in taken):
+            height += free / 4
+        taken.append((gmacs, height))
+        ax.annotate(
+            _name(row),
+            (gmacs, row.top1),
+            (gmacs, height),
+            fontsize=6,
+            color="tab:red" if row.dynamic else "dimgray",
+            horizontalalignment="left",
+            verticalalignment="center",
+            arrowprops={"arrowstyle": "-", "linewidth": 0.3, "color": "silver"},
+            zorder=4,
         )
-    return rows
+
+
+def _name(row: Published) -> str:
+    frames = row.input.partition("x")[0]
+    clips = row.input.partition(" x ")[2]
+    size = (f" {frames}f" if frames.isdigit() else "") + (f" x {clips}" if clips else "")
+    return f"  {row.method} {row.backbone.removeprefix('3D ')}".rstrip() + size
