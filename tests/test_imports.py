@@ -20,7 +20,7 @@ ALLOWED = {
     "nets": {"routes", "policy", "costs", "nets"},
     "data": {"data"},
     "module": {"calibration", "losses", "metrics", "nets", "policy", "data"},
-    "callbacks": {"calibration", "metrics", "module", "callbacks"},
+    "callbacks": {"calibration", "metrics", "module", "published", "callbacks"},
     "commands": {"data", "module"},
     "cli": {"callbacks", "commands", "data", "module"},
 }

@@ -125,19 +125,17 @@ class FlopsAccuracyCurve(Metric):
             ax: Axes to draw on; a new figure if None.
             published: A data set of `dynvid.published` whose rows are drawn as points beside them.
         """
-        figure, ax = plot_curve(self.compute() if curve is None else curve, ax)
-        if published is not None:
-            draw_published(ax, published)
-        ax.legend(loc="lower right")
-        return figure, ax
+        return plot_curve(self.compute() if curve is None else curve, ax, published)
 
 
-def plot_curve(curve: FlopsAccuracy, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
-    """Draw top-1 (%) against mean GMACs per video."""
+def plot_curve(
+    curve: FlopsAccuracy, ax: "Axes | None" = None, published: Dataset | None = None
+) -> "tuple[Figure, Axes]":
+    """Draw top-1 (%) against mean GMACs per video; arguments as for `FlopsAccuracyCurve.plot`."""
     from matplotlib.figure import Figure  # slow to import, and needed for figures only
 
     if ax is None:
-        ax = Figure(figsize=(6, 4.2), layout="constrained").add_subplot()
+        ax = Figure(figsize=(8.5 if published else 6, 4.2), layout="constrained").add_subplot()
     ax.plot(curve.gmacs, 100 * curve.accuracy, "-", color="tab:blue", label="dynamic inference", zorder=2)
     ax.plot(
         curve.exit_gmacs,
@@ -149,9 +147,18 @@ def plot_curve(curve: FlopsAccuracy, ax: "Axes | None" = None) -> "tuple[Figure,
     )
     ax.set_xlabel("mean cost per video (GMACs)")
     ax.set_ylabel("top-1 (%)")
-    ax.set_xlim(left=0)
     ax.grid(alpha=0.3)
-    ax.legend(loc="lower right")
+    if published:
+        draw_published(ax, published)
+    if ax.get_xscale() == "linear":
+        ax.set_xlim(left=0)
+    draw_legend(ax)
     figure = ax.get_figure()
     assert isinstance(figure, Figure)
     return figure, ax
+
+
+def draw_legend(ax: "Axes") -> None:
+    """Name what is drawn: inside the axes where it is little, to their right where it is a list of published rows."""
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "fontsize": 7}
+    ax.legend(**(beside if len(ax.get_lines()) > 4 else {"loc": "lower right"}))

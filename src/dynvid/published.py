@@ -36,6 +36,14 @@ class Published(NamedTuple):
     test: bool = False
 
     @property
+    def name(self) -> str:
+        """What a figure calls it: method, backbone, and frames and clips where it is static."""
+        frames, _, clips = self.input.partition(" x ")
+        frames = "" if self.dynamic else frames.partition("x")[0]
+        size = (f" {frames}f" if frames.isdigit() else "") + (f" x {clips}" if clips else "")
+        return f"{self.method} {self.backbone.partition(' + ')[0]}".rstrip() + size
+
+    @property
     def dynamic(self) -> bool:
         """Whether videos leave at different exits."""
         return self.method == "Dynamic"
@@ -138,51 +146,21 @@ def published(dataset: str) -> list[Published]:
 
 
 def draw_published(ax: "Axes", dataset: str) -> None:
-    """Draw top-1 (%) against GMACs per video of the paper's rows for one data set, with their names.
+    """Draw top-1 (%) against GMACs per video of the paper's rows for one data set, as numbers with their names.
 
     Rows without a cost and rows on a test set are left out. The axis of costs becomes logarithmic where the costs,
     those already drawn included, span more than a factor of ten.
 
     Args:
-        ax: Axes with GMACs to the right and top-1 in % upwards.
+        ax: Axes with GMACs to the right and top-1 in % upwards; the names are the labels of its legend.
         dataset: As for `published`.
 
     Raises:
         ValueError: The paper has no results on it.
     """
     rows = [(row, row.gmacs) for row in published(dataset) if row.gmacs is not None and not row.test]
-    for dynamic, marker, color in ((False, "^", "tab:orange"), (True, "*", "tab:red")):
-        points = [(gmacs, row.top1) for row, gmacs in rows if row.dynamic == dynamic]
-        label = "published, dynamic" if dynamic else "published, static"
-        ax.plot(*zip(*points, strict=True), marker, color=color, label=label, zorder=3)
-    cheapest, dearest = ax.dataLim.minposx, ax.dataLim.x1
-    if dearest > 10 * cheapest:
+    for number, (row, gmacs) in enumerate(sorted(rows, key=lambda found: found[1]), 1):
+        (point,) = ax.plot(gmacs, row.top1, color="tab:red" if row.dynamic else "black", label=row.name, zorder=3)
+        point.set(marker=f"${number}$", markersize=5 if number < 10 else 8, markeredgewidth=0, linestyle="none")
+    if ax.dataLim.x1 > 10 * ax.dataLim.minposx:
         ax.set_xscale("log")
-        ax.set_xlim(cheapest / 1.5, dearest * 4)  # names stand to the right of their points
-    low, high = ax.get_ylim()
-    free = (high - low) / 30  # the height of a line of names
-    taken: list[tuple[float, float]] = []
-    for row, gmacs in sorted(rows, key=lambda pair: pair[0].top1):
-        height = row.top1
-        # Names grow to the right, so those that begin up to a factor of six to the left may reach this one.
-        while any(abs(height - y) < free and 1 / 6 < x / gmacs < 6 for x, y in taken):
-            height += free / 4
-        taken.append((gmacs, height))
-        ax.annotate(
-            _name(row),
-            (gmacs, row.top1),
-            (gmacs, height),
-            fontsize=6,
-            color="tab:red" if row.dynamic else "dimgray",
-            horizontalalignment="left",
-            verticalalignment="center",
-            arrowprops={"arrowstyle": "-", "linewidth": 0.3, "color": "silver"},
-            zorder=4,
-        )
-
-
-def _name(row: Published) -> str:
-    frames = row.input.partition("x")[0]
-    clips = row.input.partition(" x ")[2]
-    size = (f" {frames}f" if frames.isdigit() else "") + (f" x {clips}" if clips else "")
-    return f"  {row.method} {row.backbone.removeprefix('3D ')}".rstrip() + size

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dynvid.calibration import operate
-from dynvid.metrics import FlopsAccuracy, plot_curve
+from dynvid.metrics import FlopsAccuracy, draw_legend, plot_curve
 from dynvid.module import DynamicInferenceModule
+from dynvid.published import Dataset
 
 
 class FlopsAccuracyReport(pl.Callback):
@@ -21,10 +22,16 @@ class FlopsAccuracyReport(pl.Callback):
     Scalars per exit and the figure go to the logger; `flops_accuracy.csv` and `flops_accuracy.png` to the log folder.
     After a run of test or validate a table is printed too, and `report.json` written.
 
+    Args:
+        published: A data set of `dynvid.published` whose rows the figure shows beside the curve.
+
     Example:
         >>> from pytorch_lightning import Trainer
         >>> trainer = Trainer(callbacks=[FlopsAccuracyReport()], logger=False)
     """
+
+    def __init__(self, published: Dataset | None = None) -> None:
+        self.published = published
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log, and refresh the files."""
@@ -55,7 +62,7 @@ class FlopsAccuracyReport(pl.Callback):
             return
         Path(folder).mkdir(parents=True, exist_ok=True)
         picture = Path(folder, "flops_accuracy.png")
-        figure, axes = plot_curve(pl_module.curve)
+        figure, axes = plot_curve(pl_module.curve, published=self.published)
         dynamic = summary["dynamic"]
         axes.plot(
             dynamic["gmacs"],
@@ -65,7 +72,7 @@ class FlopsAccuracyReport(pl.Callback):
             color="tab:red",
             label="calibrated thresholds",
         )
-        axes.legend(loc="lower right")
+        draw_legend(axes)
         figure.savefig(picture, dpi=150)
         write_curve(Path(folder, "flops_accuracy.csv"), pl_module, pl_module.curve)
         for logger in trainer.loggers:
