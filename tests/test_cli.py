@@ -91,6 +91,18 @@ def test_overlays_compose(here, capsys):
     assert config["model"]["net"]["init_args"]["backbone"] == "test_resnet"
 
 
+def test_training_options_of_the_readme(here, capsys):
+    options = """--model.loss ExitLoss --model.loss.weights [0.5,1,1,1] --model.loss.label_smoothing 0.1
+        --model.loss.distillation 1.0 --model.loss.temperature 2 --model.gradient_equilibrium true
+        --model.net.dropout 0.5 --model.warmup_epochs 1 --model.backbone_lr_scale 0.1 --model.freeze_batch_norm true
+        --trainer.callbacks+=EMAWeightAveraging --model.gradient_checkpointing true"""
+    main(["fit", "--config", "quickstart.yaml", *TINY, *options.split(), "--trainer.default_root_dir", "logs/options"])
+    assert "checkpoint: " in capsys.readouterr().out
+    main(["test", "--config", "quickstart.yaml", *TINY, *options.split(), "--trainer.default_root_dir", "logs/options",
+          "--ckpt_path", "best"])  # fmt: skip
+    assert "dynamic inference: " in capsys.readouterr().out
+
+
 def test_predict_writes_one_line_per_video(here):
     main(["predict", "--config", "quickstart.yaml", "--ckpt_path", "best", *TINY])
     with max(here.glob("logs/**/predictions.csv")).open() as file:

@@ -6,10 +6,10 @@ import json
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from dynvid import UnifiedExitNet
-from dynvid.calibration import operate
+from dynvid.calibration import operate, sweep_thresholds, thresholds_for_drop
 from dynvid.callbacks import Calibration, FlopsAccuracyReport
 from dynvid.data import SyntheticDataModule
 from dynvid.module import DynamicInferenceModule, read_checkpoint
@@ -153,7 +153,7 @@ def test_views_are_averaged_and_paid_for(fitted, data, tmp_path):
         report = json.load(file)
     assert report["full"]["gmacs"] == pytest.approx(6 * module.net.full_gmacs)
     assert report["exits"][0]["gmacs"] == pytest.approx(6 * module.net.gmacs[0])
-    right = 0
+    right, _ = 0, module.eval()
     for batch in single.test_dataloader():
         for views, label in zip(batch["video"], batch["label"], strict=True):
             with torch.no_grad():
@@ -235,3 +235,68 @@ def test_frozen_batch_norm_stays_as_it_was(data, tmp_path):
     norms = [layer for layer in module.net.segments.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
     assert all((layer.weight == 1).all() or (layer.weight == 0).all() for layer in norms)  # as made, never trained
     assert [group["lr"] for group in run.optimizers[0].param_groups] == [0.1, 0.05]
+
+
+def test_warmup_rises_step_by_step_and_multiplies_the_schedule(data, tmp_path):
+    """40 clips in batches of 8: 5 steps per epoch."""
+
+    class Rates(pl.Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    rates = Rates()
+    schedule = lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [2])  # noqa: E731
+    module = make(data, lr_scheduler=schedule, warmup_epochs=1.4)  # 7 steps
+    trainer(tmp_path, 3, rates, logger=False, enable_checkpointing=False, limit_val_batches=0).fit(module, data)
+    rising = [0.1 * (1 / 8 + i * (7 / 8) / 7) for i in range(7)]
+    assert rates.seen == pytest.approx(rising + [0.1] * 3 + [0.01] * 5)
+
+
+def test_warmup_longer_than_training(data, tmp_path):
+    module = make(data, warmup_epochs=5)
+    with pytest.raises(ValueError, match=r"warmup_epochs=5 is longer than trainer.max_epochs=2"):
+        trainer(tmp_path, 2, logger=False, enable_checkpointing=False).fit(module, data)
+
+
+def test_mixup_in_training_only(data, tmp_path):
+    class Labels(pl.Callback):
+        def __init__(self):
+            self.train, self.val = [], []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.train.append(batch["label"])
+
+        def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+            self.val.append(batch["label"])
+
+    labels = Labels()
+    mixing = SyntheticDataModule(
+        data.root, num_frames=4, size=32, clips_per_class=4, clip_frames=8, num_workers=0, batch_size=8
+    )
+    mixing.mixup = 0.5
+    trainer(tmp_path, 1, labels, logger=False, enable_checkpointing=False).fit(make(mixing), mixing)
+    assert {(x.shape, x.dtype) for x in labels.train} == {((8, 10), torch.float32)}
+    assert all(x.dtype == torch.int64 for x in labels.val)
+
+
+def test_averaged_weights_keep_thresholds_of_their_own(data, tmp_path):
+    """Lightning's averaging averages buffers too: infinite thresholds would stay infinite, or become NaN."""
+    average = EMAWeightAveraging(decay=0.8)
+    saved = ModelCheckpoint(tmp_path, save_last=True)
+    module = make(data)
+    run = trainer(tmp_path, 3, average, Calibration(max_drop=0.1), FlopsAccuracyReport(), saved)
+    pl.seed_everything(0)
+    run.fit(module, datamodule=data)
+    content = torch.load(saved.last_model_path, weights_only=True)
+    weights = "net.segments.0.conv1.0.weight"
+    assert not torch.equal(content["state_dict"][weights], content["current_model_state"][weights])
+    again = DynamicInferenceModule.load_from_checkpoint(saved.last_model_path)
+    for one in (module, again):  # in memory and on disk: the averaged weights with what was calibrated on them
+        tester = trainer(tmp_path, 1, logger=False)
+        tester.validate(one, datamodule=data, verbose=False)
+        curve = one.curve
+        assert torch.equal(one.policy.thresholds, thresholds_for_drop(curve.scores, curve.correct, one.net.gmacs, 0.1))
+        assert torch.equal(one.curve_thresholds, sweep_thresholds(curve.scores))

@@ -1,5 +1,6 @@
 """Training, evaluation and checkpoints of an ExitNet with Lightning."""
 
+import math
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,9 +35,13 @@ class DynamicInferenceModule(pl.LightningModule):
         score: How sure an exit is: `max_probability`, `margin` or `negative_entropy`.
         optimizer: Parameters -> optimizer; TSM's SGD by default.
         lr_scheduler: Optimizer -> scheduler, stepped per epoch; none by default.
+        warmup_epochs: Let the learning rate rise from near zero over this many epochs, step by step, on top of a
+            scheduler that multiplies it (such as MultiStepLR, or CosineAnnealingLR down to 0).
         backbone_lr_scale: The backbone's share of the learning rate; below 1 where it is pretrained.
         freeze_batch_norm: Keep the backbone's batch norm as it was pretrained, statistics and weights; for small
             batches, or where it is folded into the convolutions.
+        gradient_equilibrium: See `ExitNet`.
+        gradient_checkpointing: See `ExitNet`.
 
     Attributes:
         policy: The thresholds; full inference until calibrated.
@@ -59,8 +64,11 @@ class DynamicInferenceModule(pl.LightningModule):
         score: Score = "max_probability",
         optimizer: OptimizerCallable = _sgd,
         lr_scheduler: LRSchedulerCallable | None = None,
+        warmup_epochs: float = 0.0,
         backbone_lr_scale: float = 1.0,
         freeze_batch_norm: bool = False,
+        gradient_equilibrium: bool = False,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.net = net
@@ -74,7 +82,8 @@ class DynamicInferenceModule(pl.LightningModule):
         self.policy = ThresholdPolicy(exits, score=score)
         # The calibrated curve travels with the thresholds, so that a test curve is never fitted to test data.
         self.register_buffer("curve_thresholds", torch.full((len(SHARE_RATIOS) + 1, exits), torch.inf))
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.optimizer, self.lr_scheduler, self.warmup_epochs = optimizer, lr_scheduler, warmup_epochs
+        net.gradient_equilibrium, net.gradient_checkpointing = gradient_equilibrium, gradient_checkpointing
         self.class_names: list[str] | None = None
         self.curve: FlopsAccuracy | None = None
         self.val_curve = FlopsAccuracyCurve(net.gmacs, self.policy)
@@ -115,16 +124,24 @@ class DynamicInferenceModule(pl.LightningModule):
             )
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and the scheduler that were asked for."""
+        """The optimizer and the schedulers that were asked for."""
         heads = [p for name, p in self.net.named_parameters() if not name.startswith("segments.")]
         backbone = [p for p in self.net.segments.parameters() if p.requires_grad]
         optimizer = self.optimizer([{"params": heads}, {"params": backbone}])
         optimizer.param_groups[1]["lr"] *= self.backbone_lr_scale
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        monitor = {"monitor": scheduler.monitor} if isinstance(scheduler, ReduceLROnPlateau) else {}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler} | monitor}
+        schedulers: list[dict[str, Any]] = []
+        if self.lr_scheduler is not None:
+            scheduler = self.lr_scheduler(optimizer)
+            monitor = {"monitor": scheduler.monitor} if isinstance(scheduler, ReduceLROnPlateau) else {}
+            schedulers.append({"scheduler": scheduler} | monitor)
+        if self.warmup_epochs:
+            epochs = self.trainer.max_epochs or -1
+            if epochs < self.warmup_epochs:
+                raise ValueError(f"warmup_epochs={self.warmup_epochs:g} is longer than trainer.max_epochs={epochs}")
+            steps = math.ceil(self.warmup_epochs * self.trainer.estimated_stepping_batches / epochs)
+            warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (steps + 1), total_iters=steps)
+            schedulers.append({"scheduler": warmup, "interval": "step"})
+        return [optimizer], schedulers
 
     def forward(self, video: Tensor) -> Tensor:
         """Logits of all exits: (B, T, C, H, W) -> (K, B, classes)."""
@@ -186,6 +203,9 @@ class DynamicInferenceModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what inference needs, as plain data."""
+        # Callbacks that average the weights average the buffers too: those here are of the weights just validated.
+        own = {"policy.thresholds": self.policy.thresholds, "curve_thresholds": self.curve_thresholds}
+        checkpoint["state_dict"] |= own
         # Not under Lightning's hyper_parameters: LightningCLI would import the class that a file names.
         checkpoint["dynvid"] = {
             "net": self.net.spec(),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from dynvid.data import decode_size, eval_transform, three_crop_transform, train_transform
+from dynvid.data import decode_size, eval_transform, mixup, three_crop_transform, train_transform
 
 
 def clip(height: int, width: int, frames: int = 4) -> torch.Tensor:
@@ -68,3 +68,16 @@ def test_three_crops_see_everything(shape: tuple[int, int]) -> None:
 def test_transforms_travel_to_fresh_processes() -> None:
     for transform in (train_transform(32), eval_transform(32), three_crop_transform(32)):
         assert pickle.loads(pickle.dumps(transform))(clip(40, 60)).shape[-3:] == (3, 32, 32)
+
+
+def test_mixup_mixes_clips_and_labels_with_one_share() -> None:
+    """Clips of one grey value each: the value of a mixed clip tells what its label must be."""
+    grey = torch.tensor([0, 50, 100, 200], dtype=torch.uint8)
+    video = grey.view(4, 1, 1, 1, 1).expand(4, 2, 3, 8, 8)
+    mixed, target = mixup(video, torch.arange(4), 4, alpha=1.0)
+    assert (mixed.shape, mixed.dtype) == ((4, 2, 3, 8, 8), torch.uint8)
+    assert torch.equal(mixed, mixed[:, :1, :1, :1, :1].expand_as(mixed))
+    torch.testing.assert_close(mixed[:, 0, 0, 0, 0].float(), target @ grey.float(), atol=0.51, rtol=0)
+    torch.testing.assert_close(target.sum(1), torch.ones(4))
+    assert len(set(target.diagonal().tolist()) - {1.0}) <= 1
+    assert any(not torch.equal(mixup(video, torch.arange(4), 4, alpha=1.0)[0], video) for _ in range(5))

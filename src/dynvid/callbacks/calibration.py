@@ -2,6 +2,7 @@
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from dynvid.calibration import sweep_thresholds, thresholds_for_budget, thresholds_for_drop
 from dynvid.module import DynamicInferenceModule
@@ -24,6 +25,7 @@ class Calibration(pl.Callback):
 
     def __init__(self, max_drop: float = 0.01, budget: float | None = None) -> None:
         self.max_drop, self.budget = max_drop, budget
+        self._found: tuple[Tensor, Tensor] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse an impossible budget before anything is trained."""
@@ -42,6 +44,16 @@ class Calibration(pl.Callback):
             thresholds = thresholds_for_drop(scores, correct, gmacs, self.max_drop)
         else:
             thresholds = thresholds_for_budget(scores, correct, gmacs, self.budget)
-        with torch.no_grad():
-            pl_module.policy.thresholds.copy_(thresholds)
-            pl_module.curve_thresholds.copy_(sweep_thresholds(scores))
+        self._found = thresholds, sweep_thresholds(scores)
+        self._apply(pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Set the thresholds again: a callback that averages the weights has averaged the buffers with them."""
+        assert isinstance(pl_module, DynamicInferenceModule)
+        self._apply(pl_module)
+
+    def _apply(self, module: DynamicInferenceModule) -> None:
+        if self._found is not None:
+            with torch.no_grad():
+                module.policy.thresholds.copy_(self._found[0])
+                module.curve_thresholds.copy_(self._found[1])

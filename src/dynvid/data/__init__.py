@@ -9,7 +9,7 @@ from dynvid.data.lists import VideoListDataModule
 from dynvid.data.sampling import clip_indices, segment_indices
 from dynvid.data.something import SomethingSomethingV1DataModule, SomethingSomethingV2DataModule
 from dynvid.data.synthetic import SyntheticDataModule
-from dynvid.data.transforms import decode_size, eval_transform, three_crop_transform, train_transform
+from dynvid.data.transforms import decode_size, eval_transform, mixup, three_crop_transform, train_transform
 from dynvid.data.ucf101 import UCF101DataModule
 from dynvid.data.video import VIDEO_SUFFIXES, FrameFolder, VideoError, VideoReader, open_video
 
@@ -36,6 +36,7 @@ __all__ = [
     "collate",
     "decode_size",
     "eval_transform",
+    "mixup",
     "open_video",
     "segment_indices",
     "three_crop_transform",

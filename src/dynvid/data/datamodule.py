@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from dynvid.data.dataset import OnError, Video, VideoDataset, collate
 from dynvid.data.files import find_names, find_paths, read_excluded, write_missing
-from dynvid.data.transforms import decode_size, eval_transform, three_crop_transform, train_transform
+from dynvid.data.transforms import decode_size, eval_transform, mixup, three_crop_transform, train_transform
 from dynvid.data.video import is_video
 
 Split = Literal["train", "val", "test"]
@@ -42,6 +42,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         batch_size: Videos per batch.
         num_workers: Decoding processes per loader; None takes one per CPU, up to 8.
         hflip: Mirror training clips at random. False where left and right carry the label.
+        mixup: Mix training clips of a batch with shares from Beta(mixup, mixup); 0 for none.
         on_error: "raise" stops at a video that cannot be read, "skip" leaves it out and warns at the end; a batch of
             which nothing can be read stops the run all the same, so run `dynvid check` first.
         max_missing: Share of the listed videos that may be missing, in [0, 1].
@@ -66,6 +67,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         batch_size: int = 16,
         num_workers: int | None = None,
         hflip: bool = True,
+        mixup: float = 0.0,
         on_error: OnError = "raise",
         max_missing: float = 0.0,
         exclude: str | Path | None = None,
@@ -82,6 +84,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         self.batch_size = batch_size
         self.num_workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
         self.hflip = hflip
+        self.mixup = mixup
         self.on_error = on_error
         self.max_missing = max_missing
         self.exclude = exclude
@@ -161,6 +164,12 @@ class VideoDataModule(pl.LightningDataModule, ABC):
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Take "skipped" off the batch and record it."""
         self.skipped |= batch.pop("skipped", {})
+        return batch
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Mix training clips where `mixup` asks for it, on the device; labels become probabilities (B, classes)."""
+        if self.mixup and self.trainer and self.trainer.training:
+            batch["video"], batch["label"] = mixup(batch["video"], batch["label"], self.num_classes, self.mixup)
         return batch
 
     def teardown(self, stage: str) -> None:

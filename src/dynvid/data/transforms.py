@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 from torchvision.transforms import v2
 
 Transform = Callable[[Tensor], Tensor]
@@ -62,6 +63,31 @@ def three_crop_transform(size: int) -> Transform:
     torch.Size([3, 4, 3, 32, 32])
     """
     return partial(_three_crops, v2.Resize(size, antialias=True), size)
+
+
+def mixup(video: Tensor, label: Tensor, num_classes: int, alpha: float) -> tuple[Tensor, Tensor]:
+    """Mix each clip of a batch with another one, frame by frame, and their labels likewise.
+
+    One share is drawn for the batch, from Beta(alpha, alpha) (Zhang et al., mixup, ICLR 2018).
+
+    Args:
+        video: uint8 `(B, T, C, H, W)`.
+        label: int64 `(B,)`.
+        num_classes: Classes.
+        alpha: Above 0; small values leave most clips nearly alone.
+
+    Returns:
+        uint8 `(B, T, C, H, W)` and probabilities, float `(B, num_classes)`.
+
+    >>> video, target = mixup(torch.zeros(2, 4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 2]), 3, alpha=0.2)
+    >>> video.shape, target.sum(1)
+    (torch.Size([2, 4, 3, 8, 8]), tensor([1., 1.]))
+    """
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    order = torch.randperm(len(video), device=video.device)
+    target = one_hot(label, num_classes).float()
+    mixed = torch.lerp(video[order].float(), video.float(), share)
+    return mixed.round_().to(video.dtype), torch.lerp(target[order], target, share)
 
 
 def decode_size(size: int) -> int:

@@ -1,13 +1,15 @@
 """Nets with exits on a grid of frames and depth."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint
 
 from dynvid.costs import count_gmacs
 from dynvid.nets.msdnet import MSDNet, load_msdnet_checkpoint
@@ -66,6 +68,13 @@ class ExitNet(nn.Module):
         shift_div: One channel in `shift_div` is shifted.
         backbone_args: More arguments for `timm.create_model`, or for `MSDNet`.
 
+    Attributes:
+        gradient_equilibrium: Set it to scale gradients in training so that those of all exits weigh the same at every
+            depth: with m exits from here on, n of them here, exits hand back n / m and the rest of the net (m - n) / m
+            (Li et al., Improved Techniques for Training Adaptive Deep Networks, ICCV 2019).
+        gradient_checkpointing: Set it to keep only the activations between segments in training and compute the rest
+            again: less memory for about a third more time.
+
     Raises:
         ValueError: Unknown backbone, invalid route, or a shift that the route does not allow.
 
@@ -97,6 +106,7 @@ class ExitNet(nn.Module):
         backbone_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self.gradient_equilibrium = self.gradient_checkpointing = False
         body = _backbone(backbone, pretrained, backbone_args or {})
         depths = len(body.segments)
         self.route: Route = check_route(
@@ -177,11 +187,15 @@ class ExitNet(nn.Module):
         x: Activations = self.to_frames(video[:, self.order])
         logits: dict[int, Tensor] = {}
         for depth in range(1, len(self.segments) + 1):
-            x = self.run_segment(depth, x, Frames(self.fresh))
+            x = self._train_segment(depth, x) if self.training else self.run_segment(depth, x, Frames(self.fresh))
             at_depth = [k for k, e in enumerate(self.route) if e.depth == depth]
             if at_depth:
                 last = self.route[at_depth[-1]].frames
-                embedded = self.embed(depth, tree_map(lambda y: y[: last * batch], x))  # noqa: B023
+                seen = tree_map(lambda y: y[: last * batch], x)  # noqa: B023
+                if self.gradient_equilibrium and self.training:
+                    share = len(at_depth) / sum(e.depth >= depth for e in self.route)
+                    seen, x = _scale_gradient(seen, share), _scale_gradient(x, 1 - share)
+                embedded = self.embed(depth, seen)
                 embedded = embedded.view(last, batch, -1)
                 logits |= {k: self.classify(k, embedded[: self.route[k].frames].mean(0)) for k in at_depth}
         return torch.stack([logits[k] for k in range(len(self.route))])
@@ -259,6 +273,15 @@ class ExitNet(nn.Module):
         """Take activations through segment `depth` (1 is the first); `frames` says which frames they are."""
         with running(frames):
             return self.segments[depth - 1](x)
+
+    def _train_segment(self, depth: int, x: Activations) -> Activations:
+        """`run_segment` on all frames, keeping no activations where `gradient_checkpointing` says so."""
+        frames = Frames(self.fresh)
+        if not self.gradient_checkpointing:
+            return self.run_segment(depth, x, frames)
+        segment = self.segments[depth - 1]
+        contexts = lambda: (nullcontext(), _still_statistics(segment))  # noqa: E731
+        return checkpoint(self.run_segment, depth, x, frames, use_reentrant=False, context_fn=contexts)
 
     def embed(self, depth: int, x: Activations) -> Tensor:
         """One vector per frame: activations of n * B frames at `depth` -> (n * B, channels)."""
@@ -340,6 +363,32 @@ def net_from_spec(spec: dict[str, Any]) -> ExitNet:
         if f"{cls.__module__}.{cls.__qualname__}" == spec["class_path"]:
             return cls(**arguments)
     raise ValueError(f"{spec['class_path']} is not an imported subclass of ExitNet: import its module first")
+
+
+def _scale_gradient(x: Activations, factor: float) -> Activations:
+    """The same activations, whose gradient is multiplied by `factor` on its way back."""
+
+    def scaled(y: Tensor) -> Tensor:
+        y = y.view_as(y)
+        if y.requires_grad:
+            y.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]
+        return y
+
+    return tree_map(scaled, x)
+
+
+@contextmanager
+def _still_statistics(segment: nn.Module) -> Iterator[None]:
+    """Keep the running statistics of batch norm as they are: computing again must not count a batch twice."""
+    norms = [m for m in segment.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _backbone(name: str | Backbone, pretrained: bool | str, kwargs: dict[str, Any]) -> Backbone:
