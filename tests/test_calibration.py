@@ -6,7 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynvid.calibration import operate, sweep_thresholds, thresholds_for_budget, thresholds_for_drop
+from dynvid.calibration import (
+    candidate_thresholds,
+    frontier_thresholds,
+    operate,
+    thresholds_for_budget,
+    thresholds_for_drop,
+)
 
 GMACS = (1.0, 2.0, 5.0)
 
@@ -34,12 +40,29 @@ def msdnet_rule(scores, ratio):
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 999))
-def test_sweep_equals_the_published_rule(seed):
+def test_candidates_are_the_published_rule_and_one_threshold_for_all_exits(seed):
     scores, _ = outcomes(seed)
-    found = sweep_thresholds(scores)
+    found = candidate_thresholds(scores)
     for row, ratio in zip(found, np.arange(1, 40) * 0.05, strict=False):
         assert row[:-1].tolist() == pytest.approx(msdnet_rule(scores.numpy(), round(ratio, 2)))
+    shared = found[39:-1]
+    assert shared.shape == (80, 3)
+    assert torch.equal(shared[:, 0], shared[:, 1])
+    below = [(scores.numpy() < level).mean() for level in shared[:, 0].tolist()]  # share of the scores
+    assert below == pytest.approx(np.linspace(0, 1, 80), abs=2 / 180)
     assert found[-1].tolist() == [torch.inf, torch.inf, -torch.inf]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 999))
+def test_no_candidate_beats_the_frontier(seed):
+    scores, correct = outcomes(seed)
+    frontier = operate(scores, correct, GMACS, frontier_thresholds(scores, correct, GMACS))
+    assert (frontier.gmacs.diff() >= 0).all()
+    assert (frontier.accuracy.diff() >= 0).all()
+    for row in candidate_thresholds(scores):
+        one = operate(scores, correct, GMACS, row[None])
+        assert ((frontier.gmacs <= one.gmacs) & (frontier.accuracy >= one.accuracy)).any()
 
 
 @settings(deadline=None, max_examples=20)
@@ -67,7 +90,7 @@ def test_budget_is_kept(seed, budget):
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 999), st.floats(0, 0.2))
-def test_drop_is_kept_and_the_sweep_is_never_cheaper(seed, drop):
+def test_drop_is_kept_and_no_other_candidate_is_cheaper(seed, drop):
     scores, correct = outcomes(seed)
     thresholds = thresholds_for_drop(scores, correct, GMACS, drop)
     found = operate(scores, correct, GMACS, thresholds[None])
@@ -75,7 +98,7 @@ def test_drop_is_kept_and_the_sweep_is_never_cheaper(seed, drop):
     lost = sum(bool(correct[2, n] and not correct[k, n]) for n, k in enumerate(taken))
     assert lost <= 60 * drop + 1e-4
     assert found.accuracy.item() >= correct[-1].float().mean().item() - drop - 1e-5
-    for row in sweep_thresholds(scores):
+    for row in candidate_thresholds(scores):
         one = operate(scores, correct[-1] & ~correct, GMACS, row[None])
         if one.accuracy.item() <= drop:
             assert found.gmacs.item() <= one.gmacs.item() + 1e-5

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynvid.calibration import frontier_thresholds
 from dynvid.metrics import FlopsAccuracyCurve
 
 GMACS = [1.0, 3.0, 4.0]
@@ -70,14 +71,14 @@ def test_repeated_videos_count_once():
         assert torch.equal(a, b)
 
 
-def test_without_thresholds_the_sweep_is_its_own():
+def test_without_thresholds_the_curve_is_the_frontier_of_its_own_videos():
     logits, target = data(1)
     metric = FlopsAccuracyCurve(GMACS)
     metric.update(torch.from_numpy(logits), torch.from_numpy(target), torch.arange(30))
     found = metric.compute()
-    assert len(found.gmacs) == 40
-    assert found.gmacs[-1].item() == pytest.approx(GMACS[-1])
-    assert found.accuracy[-1] == found.exit_accuracy[-1]
+    assert torch.equal(found.thresholds, frontier_thresholds(found.scores, found.correct, GMACS))
+    assert (found.accuracy.diff() >= 0).all()
+    assert found.accuracy[-1] >= found.exit_accuracy[-1]
 
 
 def test_wrong_number_of_exits_says_so():

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from dynvid import UnifiedExitNet
-from dynvid.calibration import operate, sweep_thresholds, thresholds_for_drop
+from dynvid.calibration import frontier_thresholds, operate, thresholds_for_drop
 from dynvid.callbacks import Calibration, FlopsAccuracyReport
 from dynvid.data import SyntheticDataModule
 from dynvid.module import DynamicInferenceModule, read_checkpoint
@@ -53,7 +53,7 @@ def test_fit_writes_curve_and_figure(fitted):
     module, run = fitted
     with open(f"{run.log_dir}/flops_accuracy.csv") as file:
         rows = list(csv.DictReader(file))
-    assert [row["kind"] for row in rows].count("curve") == 40
+    assert [row["kind"] for row in rows].count("curve") == 120
     exits = [float(row["gmacs"]) for row in rows if row["kind"] == "exit"]
     assert exits == pytest.approx(module.net.gmacs)
     with open(f"{run.log_dir}/flops_accuracy.png", "rb") as file:
@@ -299,4 +299,5 @@ def test_averaged_weights_keep_thresholds_of_their_own(data, tmp_path):
         tester.validate(one, datamodule=data, verbose=False)
         curve = one.curve
         assert torch.equal(one.policy.thresholds, thresholds_for_drop(curve.scores, curve.correct, one.net.gmacs, 0.1))
-        assert torch.equal(one.curve_thresholds, sweep_thresholds(curve.scores))
+        found = frontier_thresholds(curve.scores, curve.correct, one.net.gmacs)
+        assert torch.equal(one.curve_thresholds, found)

@@ -1,5 +1,6 @@
 """Thresholds, found on a split that is neither trained on nor tested on."""
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ from dynvid.policy import choose_exits
 
 # MSDNet's grid: exit k is given a share of the videos proportional to q**k.
 SHARE_RATIOS = tuple(round(0.05 * step, 2) for step in range(1, 40))
+SHARED_LEVELS = 80  # thresholds that all exits have in common
+NUM_CANDIDATES = len(SHARE_RATIOS) + SHARED_LEVELS + 1
 
 
 class Operation(NamedTuple):
@@ -48,17 +51,22 @@ def operate(scores: Tensor, correct: Tensor, gmacs: Sequence[float], thresholds:
     return Operation(right.float().mean(1), share @ torch.tensor(gmacs, device=share.device).to(share), share)
 
 
-def sweep_thresholds(scores: Tensor) -> Tensor:
-    """MSDNet's budgeted batch rule: scores (K, N) -> thresholds (40, K), from cheap to full inference.
+def candidate_thresholds(scores: Tensor) -> Tensor:
+    """The sets of thresholds that calibration chooses from: scores (K, N) -> (M, K), M = `NUM_CANDIDATES`.
 
-    For each q of `SHARE_RATIOS`, exit k shall be taken by a share of the videos proportional to q**k: among the
-    videos still there, the surest floor(N * share) leave, and the threshold is the score of the last that left. A
-    quota of 0 switches the exit off. Huang et al., Multi-Scale Dense Networks, ICLR 2018. The last row is full
-    inference.
+    Few sets along two lines, since a finer search fits the calibration split and not the videos to come:
+
+    - MSDNet's budgeted batch rule (Huang et al., ICLR 2018). For each q of `SHARE_RATIOS`, exit k shall be taken by a
+      share of the videos proportional to q**k: among those still there, the surest floor(N * share) leave, and the
+      threshold is the score of the last that left. A quota of 0 switches the exit off.
+    - One threshold for all exits, at `SHARED_LEVELS` quantiles of the scores. A weak exit then lets few videos go,
+      where a quota makes it let go of wrong ones.
+
+    The last set is full inference.
 
     Example:
-        >>> sweep_thresholds(torch.rand(3, 100)).shape
-        torch.Size([40, 3])
+        >>> candidate_thresholds(torch.rand(3, 100)).shape
+        torch.Size([120, 3])
     """
     exits, videos = scores.shape
     rows = []
@@ -66,14 +74,36 @@ def sweep_thresholds(scores: Tensor) -> Tensor:
         shares = torch.tensor([ratio**k for k in range(1, exits + 1)], dtype=torch.float64)
         quotas = (videos * shares / shares.sum()).floor().long().tolist()
         rows.append(_fill_quotas(scores, quotas))
+    ascending = scores.float().cpu().flatten().sort().values
+    levels = ascending[torch.linspace(0, len(ascending) - 1, SHARED_LEVELS).long()]
+    rows += [level.repeat(exits) for level in levels]
     rows.append(torch.full((exits,), torch.inf))
     thresholds = torch.stack(rows)
     thresholds[:, -1] = -torch.inf
     return thresholds
 
 
+def frontier_thresholds(scores: Tensor, correct: Tensor, gmacs: Sequence[float]) -> Tensor:
+    """The curve of a calibration split: (M, K), from cheap to dear, each the most accurate up to its cost.
+
+    Candidates that a cheaper one beats are replaced by that one.
+
+    Args: See `operate`.
+
+    Example:
+        >>> scores, correct = torch.rand(2, 100), torch.rand(2, 100) < 0.8
+        >>> frontier_thresholds(scores, correct, [1.0, 3.0]).shape
+        torch.Size([120, 2])
+    """
+    thresholds = candidate_thresholds(scores)
+    found = operate(scores, correct, gmacs, thresholds)
+    ascending = sorted(range(len(thresholds)), key=lambda m: (float(found.gmacs[m]), -float(found.accuracy[m])))
+    best = itertools.accumulate(ascending, lambda a, b: b if found.accuracy[b] > found.accuracy[a] else a)
+    return thresholds[list(best)]
+
+
 def thresholds_for_budget(scores: Tensor, correct: Tensor, gmacs: Sequence[float], budget: float) -> Tensor:
-    """The most accurate thresholds (K,) of the sweep whose mean cost is at most `budget` GMACs per video.
+    """The most accurate candidate (K,) whose mean cost is at most `budget` GMACs per video.
 
     Args: See `operate`.
 
@@ -84,19 +114,18 @@ def thresholds_for_budget(scores: Tensor, correct: Tensor, gmacs: Sequence[float
         raise ValueError(f"a budget of {budget:g} GMACs is below the first exit, which costs {gmacs[0]:g}")
     exits = len(gmacs)
     first = torch.full((1, exits), -torch.inf)  # everything leaves at the first exit: the cheapest there is
-    thresholds = torch.cat([sweep_thresholds(scores), first])
+    thresholds = torch.cat([candidate_thresholds(scores), first])
     found = operate(scores, correct, gmacs, thresholds)
     accuracy = found.accuracy.masked_fill(found.gmacs > budget, -1.0)
     return _best(thresholds, accuracy == accuracy.max(), found.gmacs)
 
 
 def thresholds_for_drop(scores: Tensor, correct: Tensor, gmacs: Sequence[float], max_drop: float) -> Tensor:
-    """The cheapest thresholds (K,) of the sweep that lose at most `max_drop` of full inference's top-1.
+    """The cheapest candidate (K,) that loses at most `max_drop` of full inference's top-1.
 
     Lost is a video that the last exit gets right and the exit taken gets wrong. Videos won the other way are not set
     against it: on a small calibration split they are luck, and would let thresholds through that lose on new videos.
-    So the top-1 on the split falls by `max_drop` at most. A finer search than the sweep was tried and lost far more on
-    test data: a hundred videos do not support it.
+    So the top-1 on the split falls by `max_drop` at most.
 
     Args: See `operate`; `max_drop` is in [0, 1], 0.01 is one point.
 
@@ -106,7 +135,7 @@ def thresholds_for_drop(scores: Tensor, correct: Tensor, gmacs: Sequence[float],
         >>> thresholds_for_drop(scores, correct, [1.0, 3.0], max_drop=0.0)
         tensor([0.9000,   -inf])
     """
-    thresholds = sweep_thresholds(scores)
+    thresholds = candidate_thresholds(scores)
     # Operating on "right at the end, wrong here" gives the share that is lost, where "right here" gives the accuracy.
     found = operate(scores, correct[-1] & ~correct, gmacs, thresholds)
     return _best(thresholds, found.accuracy <= max_drop + 1e-6, found.gmacs)  # 1e-6: rounding of the means

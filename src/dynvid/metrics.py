@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from dynvid.calibration import operate, sweep_thresholds
+from dynvid.calibration import frontier_thresholds, operate
 from dynvid.policy import ThresholdPolicy
 from dynvid.published import Dataset, draw_published
 
@@ -49,7 +49,7 @@ class FlopsAccuracyCurve(Metric):
         policy: Its score says how sure an exit is; `max_probability` by default.
 
     Attributes:
-        thresholds: (M, K), found on a calibration split with `sweep_thresholds`. While None, the sweep is made on the
+        thresholds: (M, K), found on a calibration split with `frontier_thresholds`. While None, they are found on the
             samples of the metric itself: fit for the calibration split, never for results on test data.
 
     Example:
@@ -102,7 +102,8 @@ class FlopsAccuracyCurve(Metric):
         first[1:] = index[order][1:] != index[order][:-1]
         rows = order[first]
         scores, correct = dim_zero_cat(self.score)[rows].T.cpu(), dim_zero_cat(self.correct)[rows].T.cpu()
-        thresholds = sweep_thresholds(scores) if self.thresholds is None else self.thresholds.cpu()
+        own = self.thresholds is None
+        thresholds = frontier_thresholds(scores, correct, self.gmacs) if own else self.thresholds.cpu()
         found = operate(scores, correct, self.gmacs, thresholds)
         ascending = found.gmacs.argsort(stable=True)
         return FlopsAccuracy(
