@@ -1,0 +1,47 @@
+"""Fit and test through the command line, as a user would; and results that survive an interruption."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+DYNVID = str(Path(sys.executable).with_name("dynvid"))
+RESULTS = Path(__file__).parent / "results"
+
+
+class Run(NamedTuple):
+    """What one run gave: minutes of `fit`, `report.json`, and the rows of `flops_accuracy.csv`, both of `test`."""
+
+    fit_minutes: float
+    report: dict[str, Any]
+    curve: list[dict[str, str]]
+
+
+def fit_and_test(arguments: list[str], threads: int | None = None) -> Run:
+    """Run `dynvid fit` and `dynvid test` with the same arguments, in a folder that is removed afterwards."""
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    with tempfile.TemporaryDirectory() as folder:
+        common = [*arguments, "--trainer.default_root_dir", folder, "--trainer.enable_progress_bar", "false"]
+        started = time.perf_counter()
+        subprocess.run([DYNVID, "fit", *common], check=True, env=environment)
+        minutes = (time.perf_counter() - started) / 60
+        checkpoints = sorted(Path(folder).glob("lightning_logs/*/checkpoints/*.ckpt"), key=os.path.getmtime)
+        checkpoint = next((c for c in checkpoints if c.stem in ("best", "final")), checkpoints[-1])
+        subprocess.run([DYNVID, "test", *common, "--ckpt_path", str(checkpoint)], check=True, env=environment)
+        report = next(Path(folder).rglob("report.json"))
+        with report.with_name("flops_accuracy.csv").open(newline="") as file:
+            curve = list(csv.DictReader(file))
+        return Run(round(minutes, 2), json.loads(report.read_text()), curve)
+
+
+def write(file: Path, text: str) -> None:
+    """Replace a file in one step, so that a kill leaves the old one or the new one."""
+    file.parent.mkdir(exist_ok=True)
+    unfinished = file.with_name(f"{file.name}.unfinished")
+    unfinished.write_text(text)
+    os.replace(unfinished, file)
