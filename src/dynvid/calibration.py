@@ -1,6 +1,5 @@
 """Thresholds, found on a split that is neither trained on nor tested on."""
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -98,8 +97,10 @@ def frontier_thresholds(scores: Tensor, correct: Tensor, gmacs: Sequence[float])
     thresholds = candidate_thresholds(scores)
     found = operate(scores, correct, gmacs, thresholds)
     ascending = sorted(range(len(thresholds)), key=lambda m: (float(found.gmacs[m]), -float(found.accuracy[m])))
-    best = itertools.accumulate(ascending, lambda a, b: b if found.accuracy[b] > found.accuracy[a] else a)
-    return thresholds[list(best)]
+    best = ascending[:1]
+    for m in ascending[1:]:
+        best.append(m if found.accuracy[m] > found.accuracy[best[-1]] else best[-1])
+    return thresholds[best]
 
 
 def thresholds_for_budget(scores: Tensor, correct: Tensor, gmacs: Sequence[float], budget: float) -> Tensor:

@@ -102,8 +102,10 @@ class FlopsAccuracyCurve(Metric):
         first[1:] = index[order][1:] != index[order][:-1]
         rows = order[first]
         scores, correct = dim_zero_cat(self.score)[rows].T.cpu(), dim_zero_cat(self.correct)[rows].T.cpu()
-        own = self.thresholds is None
-        thresholds = frontier_thresholds(scores, correct, self.gmacs) if own else self.thresholds.cpu()
+        if self.thresholds is None:
+            thresholds = frontier_thresholds(scores, correct, self.gmacs)
+        else:
+            thresholds = self.thresholds.cpu()
         found = operate(scores, correct, self.gmacs, thresholds)
         ascending = found.gmacs.argsort(stable=True)
         return FlopsAccuracy(
