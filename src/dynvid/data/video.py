@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL.Image import Resampling
@@ -88,6 +89,7 @@ class VideoReader:
             self._decoder.open(strict=False)  # before skip_frame is touched: some decoders read it only here
         except (av.FFmpegError, OSError) as error:
             raise VideoError(f"{self.name}: cannot open ({error.strerror or error})") from error
+        self._converter = VideoReformatter()  # frame.reformat() would set up a new one for each frame
         self._kept: list[VideoFrame] = []
         self._pts = [packet.pts for packet in self._packets if packet.pts is not None]
         self._order = self._presentation_order()
@@ -137,7 +139,7 @@ class VideoReader:
         cause = "the decoder gave nothing"
         try:
             for index, frame in self._frames(set(indices)):
-                images[index] = _to_rgb(frame, short_side)
+                images[index] = self._to_rgb(frame, short_side)
         except av.FFmpegError as error:
             cause = str(error.strerror)
         if lost := set(indices) - images.keys():
@@ -206,6 +208,12 @@ class VideoReader:
                     yield index_of.pop(frame.pts), frame
                 if not index_of:
                     return
+
+    def _to_rgb(self, frame: VideoFrame, short_side: int | None) -> Image:
+        """Convert a decoded frame to uint8 `(H, W, 3)`, shrunk and upright."""
+        height, width = _shrink(frame.height, frame.width, short_side)
+        image = np.asarray(self._converter.reformat(frame, width, height, "rgb24").to_ndarray(), np.uint8)
+        return np.rot90(image, round(frame.rotation / 90))  # both count counter-clockwise
 
     def _runs(self, targets: Iterable[int]) -> list[tuple[int, list[int]]]:
         """Group target packets by the key packet from which to decode them."""
@@ -342,13 +350,6 @@ def _shrink(height: int, width: int, short_side: int | None) -> tuple[int, int]:
         return height, width
     scale = short_side / min(height, width)
     return round(height * scale), round(width * scale)
-
-
-def _to_rgb(frame: VideoFrame, short_side: int | None) -> Image:
-    """Convert a decoded frame to uint8 `(H, W, 3)`, shrunk and upright."""
-    height, width = _shrink(frame.height, frame.width, short_side)
-    image = np.asarray(frame.reformat(width, height, "rgb24").to_ndarray(), np.uint8)
-    return np.rot90(image, round(frame.rotation / 90))  # both count counter-clockwise
 
 
 def _stack(images: list[Image], name: str) -> Tensor:
