@@ -155,6 +155,8 @@ class DynvidCLI(LightningCLI):
             config.trainer.default_root_dir = os.path.realpath(config.trainer.default_root_dir or ".")
         if self.subcommand == "fit" and wanted is not None and config.checkpoint.dirpath is None:
             config.checkpoint.dirpath = str(Path(config.ckpt_path).parent)  # go on where the best one so far is
+        if config.trainer.fast_dev_run:  # Lightning would write last.ckpt all the same
+            config.checkpoint.save_last = False
         if self.subcommand in ("test", "validate"):
             config.verbose = False  # the report prints its own table
         if self.subcommand == "predict":
