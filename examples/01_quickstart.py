@@ -22,12 +22,13 @@ parser.add_argument("--clips_per_class", type=int, default=120)
 options = parser.parse_args()
 
 pl.seed_everything(0)
-data = SyntheticDataModule(root="data/synthetic", clips_per_class=options.clips_per_class)
+data = SyntheticDataModule(root="data/synthetic", batch_size=16, clips_per_class=options.clips_per_class)
 net = UnifiedExitNet("test_resnet", num_classes=data.num_classes, num_frames=data.num_frames, input_size=data.size)
 module = DynamicInferenceModule(
     net,
     optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.05),
     lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=options.epochs),
+    warmup_epochs=1,
 )
 best = ModelCheckpoint(monitor="val/mean_exit_accuracy", mode="max")
 trainer = pl.Trainer(

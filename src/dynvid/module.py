@@ -136,7 +136,7 @@ class DynamicInferenceModule(pl.LightningModule):
             schedulers.append({"scheduler": scheduler} | monitor)
         if self.warmup_epochs:
             epochs = self.trainer.max_epochs or -1
-            if epochs < self.warmup_epochs:
+            if epochs < self.warmup_epochs and not getattr(self.trainer, "fast_dev_run", False):
                 raise ValueError(f"warmup_epochs={self.warmup_epochs:g} is longer than trainer.max_epochs={epochs}")
             steps = math.ceil(self.warmup_epochs * self.trainer.estimated_stepping_batches / epochs)
             warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (steps + 1), total_iters=steps)
