@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dynvid.calibration import (
     candidate_thresholds,
-    frontier_thresholds,
+    frontier,
     operate,
     thresholds_for_budget,
     thresholds_for_drop,
@@ -57,12 +57,16 @@ def test_candidates_are_the_published_rule_and_one_threshold_for_all_exits(seed)
 @given(st.integers(0, 999))
 def test_no_candidate_beats_the_frontier(seed):
     scores, correct = outcomes(seed)
-    frontier = operate(scores, correct, GMACS, frontier_thresholds(scores, correct, GMACS))
-    assert (frontier.gmacs.diff() >= 0).all()
-    assert (frontier.accuracy.diff() >= 0).all()
+    found = frontier(scores, correct, GMACS)
+    taken = [[next((k for k in range(2) if scores[k, n] >= row[k]), 2) for n in range(60)] for row in found.thresholds]
+    lost = [sum(bool(correct[2, n] and not correct[k, n]) for n, k in enumerate(row)) / 60 for row in taken]
+    assert found.lost.tolist() == pytest.approx(lost)
+    assert found.gmacs.tolist() == pytest.approx([sum(GMACS[k] for k in row) / 60 for row in taken])
+    assert (found.gmacs.diff() >= 0).all()
+    assert (found.lost.diff() <= 0).all()
     for row in candidate_thresholds(scores):
-        one = operate(scores, correct, GMACS, row[None])
-        assert ((frontier.gmacs <= one.gmacs) & (frontier.accuracy >= one.accuracy)).any()
+        one = operate(scores, correct[-1] & ~correct, GMACS, row[None])
+        assert ((found.gmacs <= one.gmacs) & (found.lost <= one.accuracy)).any()
 
 
 @settings(deadline=None, max_examples=20)
@@ -85,7 +89,11 @@ def test_operation_equals_a_loop(seed, thresholds):
 def test_budget_is_kept(seed, budget):
     scores, correct = outcomes(seed)
     thresholds = thresholds_for_budget(scores, correct, GMACS, budget)
-    assert operate(scores, correct, GMACS, thresholds[None]).gmacs.item() <= budget + 1e-5
+    lost, gmacs, _ = operate(scores, correct[-1] & ~correct, GMACS, thresholds[None])
+    assert gmacs.item() <= budget + 1e-5
+    for row in candidate_thresholds(scores):
+        other = operate(scores, correct[-1] & ~correct, GMACS, row[None])
+        assert other.gmacs.item() > budget or other.accuracy.item() >= lost.item()
 
 
 @settings(deadline=None, max_examples=20)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynvid.calibration import frontier_thresholds
+from dynvid.calibration import frontier
 from dynvid.metrics import FlopsAccuracyCurve
 
 GMACS = [1.0, 3.0, 4.0]
@@ -76,8 +76,8 @@ def test_without_thresholds_the_curve_is_the_frontier_of_its_own_videos():
     metric = FlopsAccuracyCurve(GMACS)
     metric.update(torch.from_numpy(logits), torch.from_numpy(target), torch.arange(30))
     found = metric.compute()
-    assert torch.equal(found.thresholds, frontier_thresholds(found.scores, found.correct, GMACS))
-    assert (found.accuracy.diff() >= 0).all()
+    assert torch.equal(found.thresholds, frontier(found.scores, found.correct, GMACS).thresholds)
+    assert (found.gmacs.diff() >= 0).all()
     assert found.accuracy[-1] >= found.exit_accuracy[-1]
 
 

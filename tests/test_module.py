@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from dynvid import UnifiedExitNet
-from dynvid.calibration import frontier_thresholds, operate, thresholds_for_drop
+from dynvid.calibration import frontier, operate, thresholds_for_drop
 from dynvid.callbacks import Calibration, FlopsAccuracyReport
 from dynvid.data import SyntheticDataModule
 from dynvid.module import DynamicInferenceModule, read_checkpoint
@@ -299,5 +299,5 @@ def test_averaged_weights_keep_thresholds_of_their_own(data, tmp_path):
         tester.validate(one, datamodule=data, verbose=False)
         curve = one.curve
         assert torch.equal(one.policy.thresholds, thresholds_for_drop(curve.scores, curve.correct, one.net.gmacs, 0.1))
-        found = frontier_thresholds(curve.scores, curve.correct, one.net.gmacs)
+        found = frontier(curve.scores, curve.correct, one.net.gmacs).thresholds
         assert torch.equal(one.curve_thresholds, found)

@@ -82,29 +82,47 @@ def candidate_thresholds(scores: Tensor) -> Tensor:
     return thresholds
 
 
-def frontier_thresholds(scores: Tensor, correct: Tensor, gmacs: Sequence[float]) -> Tensor:
-    """The curve of a calibration split: (M, K), from cheap to dear, each the most accurate up to its cost.
+class Frontier(NamedTuple):
+    """The candidates that no cheaper one beats, from cheap to dear.
 
-    Candidates that a cheaper one beats are replaced by that one.
+    There are `NUM_CANDIDATES` rows; one that is beaten repeats the row before it.
+
+    Attributes:
+        thresholds: (M, K).
+        gmacs: Mean GMACs per video, (M,), ascending.
+        lost: Share of the videos lost, (M,), descending to 0.
+    """
+
+    thresholds: Tensor
+    gmacs: Tensor
+    lost: Tensor
+
+
+def frontier(scores: Tensor, correct: Tensor, gmacs: Sequence[float]) -> Frontier:
+    """What a calibration split says about cost and loss.
+
+    Lost is a video that the last exit gets right and the exit taken gets wrong. Videos won the other way are not set
+    against it: on a small calibration split they are luck, and would let thresholds through that lose on new videos.
 
     Args: See `operate`.
 
     Example:
         >>> scores, correct = torch.rand(2, 100), torch.rand(2, 100) < 0.8
-        >>> frontier_thresholds(scores, correct, [1.0, 3.0]).shape
-        torch.Size([120, 2])
+        >>> frontier(scores, correct, [1.0, 3.0]).lost[-1]
+        tensor(0.)
     """
     thresholds = candidate_thresholds(scores)
-    found = operate(scores, correct, gmacs, thresholds)
-    ascending = sorted(range(len(thresholds)), key=lambda m: (float(found.gmacs[m]), -float(found.accuracy[m])))
-    best = ascending[:1]
+    # Operating on "right at the end, wrong here" gives the share that is lost, where "right here" gives the accuracy.
+    lost, cost, _ = operate(scores, correct[-1] & ~correct, gmacs, thresholds)
+    ascending = sorted(range(len(thresholds)), key=lambda m: (float(cost[m]), float(lost[m])))
+    rows = ascending[:1]
     for m in ascending[1:]:
-        best.append(m if found.accuracy[m] > found.accuracy[best[-1]] else best[-1])
-    return thresholds[best]
+        rows.append(m if lost[m] < lost[rows[-1]] else rows[-1])
+    return Frontier(thresholds[rows], cost[rows], lost[rows])
 
 
 def thresholds_for_budget(scores: Tensor, correct: Tensor, gmacs: Sequence[float], budget: float) -> Tensor:
-    """The most accurate candidate (K,) whose mean cost is at most `budget` GMACs per video.
+    """The thresholds (K,) of the frontier that lose least within `budget` GMACs per video.
 
     Args: See `operate`.
 
@@ -113,20 +131,13 @@ def thresholds_for_budget(scores: Tensor, correct: Tensor, gmacs: Sequence[float
     """
     if gmacs[0] > budget:
         raise ValueError(f"a budget of {budget:g} GMACs is below the first exit, which costs {gmacs[0]:g}")
-    exits = len(gmacs)
-    first = torch.full((1, exits), -torch.inf)  # everything leaves at the first exit: the cheapest there is
-    thresholds = torch.cat([candidate_thresholds(scores), first])
-    found = operate(scores, correct, gmacs, thresholds)
-    accuracy = found.accuracy.masked_fill(found.gmacs > budget, -1.0)
-    return _best(thresholds, accuracy == accuracy.max(), found.gmacs)
+    found = frontier(scores, correct, gmacs)
+    affordable = int((found.gmacs <= budget * (1 + 1e-6)).sum())  # 1e-6: rounding of the means
+    return found.thresholds[affordable - 1]
 
 
 def thresholds_for_drop(scores: Tensor, correct: Tensor, gmacs: Sequence[float], max_drop: float) -> Tensor:
-    """The cheapest candidate (K,) that loses at most `max_drop` of full inference's top-1.
-
-    Lost is a video that the last exit gets right and the exit taken gets wrong. Videos won the other way are not set
-    against it: on a small calibration split they are luck, and would let thresholds through that lose on new videos.
-    So the top-1 on the split falls by `max_drop` at most.
+    """The cheapest thresholds (K,) that lose at most `max_drop` of the videos, so top-1 falls by no more.
 
     Args: See `operate`; `max_drop` is in [0, 1], 0.01 is one point.
 
@@ -136,10 +147,8 @@ def thresholds_for_drop(scores: Tensor, correct: Tensor, gmacs: Sequence[float],
         >>> thresholds_for_drop(scores, correct, [1.0, 3.0], max_drop=0.0)
         tensor([0.9000,   -inf])
     """
-    thresholds = candidate_thresholds(scores)
-    # Operating on "right at the end, wrong here" gives the share that is lost, where "right here" gives the accuracy.
-    found = operate(scores, correct[-1] & ~correct, gmacs, thresholds)
-    return _best(thresholds, found.accuracy <= max_drop + 1e-6, found.gmacs)  # 1e-6: rounding of the means
+    found = frontier(scores, correct, gmacs)
+    return found.thresholds[int((found.lost > max_drop + 1e-6).sum())]  # 1e-6: rounding of the means
 
 
 def _fill_quotas(scores: Tensor, quotas: list[int]) -> Tensor:
@@ -153,7 +162,3 @@ def _fill_quotas(scores: Tensor, quotas: list[int]) -> Tensor:
             thresholds[k] = leaving
             inside &= scores[k] < leaving
     return thresholds
-
-
-def _best(thresholds: Tensor, allowed: Tensor, gmacs: Tensor) -> Tensor:
-    return thresholds[gmacs.masked_fill(~allowed, torch.inf).argmin()]

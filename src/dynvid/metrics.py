@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from dynvid.calibration import frontier_thresholds, operate
+from dynvid.calibration import frontier, operate
 from dynvid.policy import ThresholdPolicy
 from dynvid.published import Dataset, draw_published
 
@@ -49,7 +49,7 @@ class FlopsAccuracyCurve(Metric):
         policy: Its score says how sure an exit is; `max_probability` by default.
 
     Attributes:
-        thresholds: (M, K), found on a calibration split with `frontier_thresholds`. While None, they are found on the
+        thresholds: (M, K), found on a calibration split with `frontier`. While None, they are found on the
             samples of the metric itself: fit for the calibration split, never for results on test data.
 
     Example:
@@ -103,7 +103,7 @@ class FlopsAccuracyCurve(Metric):
         rows = order[first]
         scores, correct = dim_zero_cat(self.score)[rows].T.cpu(), dim_zero_cat(self.correct)[rows].T.cpu()
         if self.thresholds is None:
-            thresholds = frontier_thresholds(scores, correct, self.gmacs)
+            thresholds = frontier(scores, correct, self.gmacs).thresholds
         else:
             thresholds = self.thresholds.cpu()
         found = operate(scores, correct, self.gmacs, thresholds)

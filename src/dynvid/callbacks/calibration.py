@@ -4,7 +4,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from dynvid.calibration import frontier_thresholds, thresholds_for_budget, thresholds_for_drop
+from dynvid.calibration import frontier, thresholds_for_budget, thresholds_for_drop
 from dynvid.module import DynamicInferenceModule
 
 
@@ -44,7 +44,7 @@ class Calibration(pl.Callback):
             thresholds = thresholds_for_drop(scores, correct, gmacs, self.max_drop)
         else:
             thresholds = thresholds_for_budget(scores, correct, gmacs, self.budget)
-        self._found = thresholds, frontier_thresholds(scores, correct, gmacs)
+        self._found = thresholds, frontier(scores, correct, gmacs).thresholds
         self._apply(pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
