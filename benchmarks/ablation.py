@@ -31,7 +31,7 @@ ROWS = {
     ("TSN", "none"): ["tsn.yaml"],
     ("TSM", "bidirectional"): ["tsm.yaml"],
     **{(scheme, "none"): [*overlays, "noshift.yaml"] for scheme, overlays in SCHEMES.items()},
-    **{(scheme, "online"): overlays for scheme, overlays in SCHEMES.items()},
+    **{(scheme, "online"): [*overlays, "online.yaml"] for scheme, overlays in SCHEMES.items()},
 }
 COLORS = {"depth": "tab:orange", "input": "tab:green", "permuted": "tab:purple", "unified": "tab:blue"}
 COLUMNS = ("scheme", "shift", "seed", "kind", "gmacs", "accuracy")

@@ -57,7 +57,8 @@ def test_the_ablation_resumes_and_summarises(ablation, tmp_path, monkeypatch, ca
     assert len(ran) == 20 - 7
     assert not [arguments for arguments in ran if arguments in before]
     assert all(arguments[:2] == ["--config", "a.yaml"] and arguments[-2:] == ["--data.k", "1"] for arguments in ran)
-    assert sum("noshift.yaml" in arguments for arguments in before + ran) == 4 * 2
+    for overlay in ("noshift.yaml", "online.yaml"):
+        assert sum(overlay in arguments for arguments in before + ran) == 4 * 2
 
     table = (tmp_path / "ablation_x.md").read_text().splitlines()
     assert len(table) == 2 + 10

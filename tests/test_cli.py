@@ -83,12 +83,43 @@ def test_resume_from_last_goes_on_where_the_best_is(here, capsys, recwarn):
     assert yaml.safe_load(config.read_text())["model"]["net"]["class_path"] == "dynvid.UnifiedExitNet"
 
 
-def test_overlays_compose(here, capsys):
+def printed_config(capsys, *configs):
     with pytest.raises(SystemExit):
-        main(["fit", "--config", "quickstart.yaml", "--config", "depth.yaml", *TINY, "--print_config"])
-    config = yaml.safe_load(capsys.readouterr().out)
-    assert config["model"]["net"]["class_path"] == "dynvid.DepthExitNet"
-    assert config["model"]["net"]["init_args"]["backbone"] == "test_resnet"
+        main(["fit", *(word for name in configs for word in ("--config", name)), "--print_config"])
+    return yaml.safe_load(capsys.readouterr().out)["model"]["net"]
+
+
+SCHEMES = {
+    "depth.yaml": ("DepthExitNet", "chronological"),
+    "input.yaml": ("InputExitNet", "chronological"),
+    "permuted.yaml": ("InputExitNet", "thue_morse"),
+    "unified.yaml": ("UnifiedExitNet", "thue_morse"),
+}
+STATIC = {"tsn.yaml": ("ExitNet", "none"), "tsm.yaml": ("ExitNet", "bidirectional")}
+
+
+@pytest.mark.parametrize("backbone", ["resnet101.yaml", "msdnet.yaml"])
+def test_overlays_compose(capsys, backbone):
+    """Each scheme with each shift, whatever the configs before it said."""
+    name = {"resnet101.yaml": "resnet101", "msdnet.yaml": "msdnet38"}[backbone]
+    for before, scheme in (("input.yaml", "unified.yaml"), ("unified.yaml", "input.yaml"), *zip(SCHEMES, SCHEMES)):
+        for shift, overlay in (("none", "noshift.yaml"), ("online", "online.yaml")):
+            net = printed_config(capsys, "ucf101.yaml", "noshift.yaml", backbone, before, scheme, overlay)
+            assert net["class_path"] == f"dynvid.{SCHEMES[scheme][0]}"
+            arguments = net["init_args"]
+            assert (arguments["backbone"], arguments["shift"], arguments["dropout"]) == (name, shift, 0.5)
+            assert arguments["frame_order"] == SCHEMES[scheme][1]
+    for overlay, (cls, shift) in STATIC.items():
+        net = printed_config(capsys, "ucf101.yaml", backbone, overlay)
+        assert (net["class_path"], net["init_args"]["shift"]) == (f"dynvid.{cls}", shift)
+
+
+@pytest.mark.parametrize("overlay", STATIC)
+def test_static_nets_train_and_test_under_a_budget_too(here, capsys, overlay):
+    common = ["--config", "quickstart.yaml", "--config", overlay, *TINY, "--calibration.budget", "0.001"]
+    main(["fit", *common, "--trainer.default_root_dir", f"logs/{overlay}"])
+    main(["test", *common, "--trainer.default_root_dir", f"logs/{overlay}", "--ckpt_path", "best"])
+    assert "0.0 % saved, +0.0 points" in capsys.readouterr().out
 
 
 def test_training_options_of_the_readme(here, capsys):

@@ -67,8 +67,19 @@ def test_repeated_videos_count_once():
     once.update(torch.from_numpy(logits), torch.from_numpy(target), torch.arange(30))
     rows = [*range(30), 0, 1, 2, 2]  # as a distributed sampler pads
     padded.update(torch.from_numpy(logits[:, rows]), torch.from_numpy(target[rows]), torch.tensor(rows))
-    for a, b in zip(once.compute(), padded.compute(), strict=True):
-        assert torch.equal(a, b)
+    found = vars(padded.compute())
+    for name, value in vars(once.compute()).items():
+        assert torch.equal(value, found[name])
+
+
+@pytest.mark.parametrize("videos", [1, 5])
+def test_a_single_exit_is_still_a_dimension(videos):
+    """Torchmetrics squeezes tensors of one element."""
+    metric = FlopsAccuracyCurve([2.0])
+    metric.update(torch.randn(1, videos, 4), torch.zeros(videos, dtype=torch.long), torch.arange(videos))
+    found = metric.compute()
+    assert (found.exit_accuracy.shape, found.exit_gmacs.tolist()) == ((1,), [2.0])
+    assert found.scores.shape == found.correct.shape == (1, videos)
 
 
 def test_without_thresholds_the_curve_is_the_frontier_of_its_own_videos():

@@ -1,7 +1,8 @@
 """Top-1 against average cost."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class FlopsAccuracy(NamedTuple):
+class FlopsAccuracy(SimpleNamespace):  # not a tuple: torchmetrics squeezes those, and a single exit is a dimension
     """What `FlopsAccuracyCurve` computes, over N videos, K exits and M points of the curve.
 
     Attributes:

@@ -13,7 +13,8 @@ class Calibration(pl.Callback):
 
     Args:
         max_drop: Top-1 that early exit may lose against the last exit, in [0, 1]; 0.01 is one point.
-        budget: Mean GMACs per video to stay within instead; `max_drop` is then not used.
+        budget: Mean GMACs per video to stay within instead; `max_drop` is then not used. A net with one exit has no
+            thresholds, and stays as it is.
 
     Raises:
         ValueError: The budget does not reach the first exit.
@@ -31,6 +32,8 @@ class Calibration(pl.Callback):
         """Refuse an impossible budget before anything is trained."""
         assert isinstance(pl_module, DynamicInferenceModule)
         cheapest = pl_module.net.gmacs[0]
+        if len(pl_module.net.route) == 1:
+            return
         if self.budget is not None and self.budget < cheapest:
             raise ValueError(f"a budget of {self.budget:g} GMACs is below the first exit, which costs {cheapest:g}")
 
@@ -40,7 +43,7 @@ class Calibration(pl.Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or pl_module.curve is None:
             return
         scores, correct, gmacs = pl_module.curve.scores, pl_module.curve.correct, pl_module.net.gmacs
-        if self.budget is None:
+        if self.budget is None or len(gmacs) == 1:
             thresholds = thresholds_for_drop(scores, correct, gmacs, self.max_drop)
         else:
             thresholds = thresholds_for_budget(scores, correct, gmacs, self.budget)
