@@ -102,7 +102,11 @@ STATIC = {"tsn.yaml": ("ExitNet", "none"), "tsm.yaml": ("ExitNet", "bidirectiona
 def test_overlays_compose(capsys, backbone):
     """Each scheme with each shift, whatever the configs before it said."""
     name = {"resnet101.yaml": "resnet101", "msdnet.yaml": "msdnet38"}[backbone]
-    for before, scheme in (("input.yaml", "unified.yaml"), ("unified.yaml", "input.yaml"), *zip(SCHEMES, SCHEMES)):
+    for before, scheme in (
+        ("input.yaml", "unified.yaml"),
+        ("unified.yaml", "input.yaml"),
+        *zip(SCHEMES, SCHEMES, strict=True),
+    ):
         for shift, overlay in (("none", "noshift.yaml"), ("online", "online.yaml")):
             net = printed_config(capsys, "ucf101.yaml", "noshift.yaml", backbone, before, scheme, overlay)
             assert net["class_path"] == f"dynvid.{SCHEMES[scheme][0]}"

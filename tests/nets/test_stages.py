@@ -147,8 +147,3 @@ def test_a_net_that_is_no_chain_says_so():
 def test_an_image_size_that_does_not_fit_is_named():
     with pytest.raises(ValueError, match="no images of 80 pixels"):
         TimmBackbone("test_coatnet", img_size=80)
-
-
-def test_missing_weights_name_the_file():
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
-        TimmBackbone("test_resnet", pretrained="nowhere.pth")

@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from dynvid.costs import count_gmacs
-from dynvid.nets.msdnet import MSDNet, load_msdnet_checkpoint
+from dynvid.nets.msdnet import MSDNet
+from dynvid.nets.pretrained import load_weights, read_weights
 from dynvid.nets.shift import Frames, Shift, insert_shift, running
 from dynvid.nets.stages import Backbone, TimmBackbone
 from dynvid.nets.stream import Activations, FrameSource, Stream
@@ -62,7 +63,9 @@ class ExitNet(nn.Module):
         shift: `online`: features go to the next frame of the group; `bidirectional`: TSM's shift, which needs all
             frames at once; `none`.
         heads: `depth`: exits at the same depth share their classifier; `exit`: each exit has its own.
-        pretrained: True for timm's weights, or the path of a file with weights of the backbone.
+        pretrained: True for timm's weights, or the path of a file: weights of the backbone as timm reads them, a
+            checkpoint of dynvid (whose classifiers are left out where they are for another number of classes), a public
+            TSM or TSN checkpoint, or with `msdnet38` the authors'.
         dropout: Before the last layer of each head.
         input_size: Height and width in pixels that the net is used, and its cost counted, with.
         shift_div: One channel in `shift_div` is shifted.
@@ -76,7 +79,8 @@ class ExitNet(nn.Module):
             again: less memory for about a third more time.
 
     Raises:
-        ValueError: Unknown backbone, invalid route, or a shift that the route does not allow.
+        ValueError: Unknown backbone, invalid route, a shift that the route does not allow, or weights of another net.
+        FileNotFoundError: There is no file of that name.
 
     Example:
         >>> net = UnifiedExitNet("test_resnet", num_classes=5, num_frames=8).eval()
@@ -107,7 +111,8 @@ class ExitNet(nn.Module):
     ) -> None:
         super().__init__()
         self.gradient_equilibrium = self.gradient_checkpointing = False
-        body = _backbone(backbone, pretrained, backbone_args or {})
+        kind, content = read_weights(pretrained, backbone) if isinstance(pretrained, str) else ("timm", {})
+        body = _backbone(backbone, pretrained if kind == "timm" else False, backbone_args or {})
         depths = len(body.segments)
         self.route: Route = check_route(
             self.default_route(num_frames, body.exit_depths) if route is None else route, num_frames, depths
@@ -131,8 +136,7 @@ class ExitNet(nn.Module):
         self.register_buffer("mean", torch.tensor(body.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(body.std).view(3, 1, 1))
         self.to(memory_format=torch.channels_last)
-        if isinstance(body, MSDNet) and pretrained:
-            load_msdnet_checkpoint(self, str(pretrained))
+        load_weights(self, kind, content, str(pretrained))
         self._init_args = {
             "backbone": backbone if isinstance(backbone, str) else None,
             "num_classes": num_classes,
@@ -396,7 +400,7 @@ def _backbone(name: str | Backbone, pretrained: bool | str, kwargs: dict[str, An
         return name
     if name != "msdnet38":
         return TimmBackbone(name, pretrained, **kwargs)
-    if pretrained is True:
+    if pretrained:
         raise ValueError("msdnet38 has no weights to download: give the path of the authors' checkpoint")
     return MSDNet(**kwargs)
 

@@ -5,7 +5,6 @@ import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
@@ -175,10 +174,15 @@ def _create(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> Any:
         near = ", ".join(timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:5])
         raise ValueError(f"timm has no model {name!r}" + (f": near it are {near}" if near else ""))
     if isinstance(pretrained, str):
-        if not Path(pretrained).is_file():
-            raise FileNotFoundError(f"{pretrained}: no such file of pretrained weights")
         kwargs = kwargs | {"pretrained_cfg_overlay": {"file": pretrained}}
-    return timm.create_model(name, pretrained=bool(pretrained), num_classes=0, **kwargs)
+    model = timm.create_model(name, pretrained=bool(pretrained), num_classes=0, **kwargs)
+    if isinstance(pretrained, str):
+        # Timm passes over names that it does not know, and would leave the model as it was.
+        given = [value for value in timm.models.load_state_dict(pretrained).values() if value.dim() > 1]
+        matrices = [p for p in model.parameters() if p.dim() > 1]
+        if not any(p.shape == value.shape and torch.equal(p, value.to(p)) for p in matrices for value in given):
+            raise ValueError(f"{pretrained}: holds no weights of {name}")
+    return model
 
 
 def _stages(model: Any) -> list[dict[str, Any]]:

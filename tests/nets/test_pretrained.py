@@ -1,0 +1,87 @@
+"""Weights from a file, whoever wrote it; a file that does not fit is named and nothing is left half loaded."""
+
+import argparse
+
+import pytest
+import timm
+import torch
+
+from dynvid import DepthExitNet, ExitNet, UnifiedExitNet
+from dynvid.nets import MSDNet
+
+ARGUMENTS = {"num_classes": 5, "num_frames": 4, "input_size": 32}
+
+
+def lightning(net):
+    """As Lightning's trainer writes it."""
+    return {"state_dict": {f"net.{key}": value for key, value in net.state_dict().items()} | {"policy.thresholds": 0},
+            "dynvid": {"net": net.spec()}}  # fmt: skip
+
+
+def test_a_dynvid_checkpoint_goes_on_with_other_classes_and_another_route(tmp_path):
+    path = tmp_path / "k400.ckpt"
+    old = UnifiedExitNet("test_resnet", **ARGUMENTS)
+    torch.save(lightning(old), path)
+    for classes in (5, 7):
+        new = DepthExitNet("test_resnet", **ARGUMENTS | {"num_classes": classes}, pretrained=str(path))
+        state, before = new.state_dict(), old.state_dict()
+        same = {key for key in state if state[key].shape == before[key].shape and torch.equal(state[key], before[key])}
+        classifiers = {key for key in state if key[:6] == "heads." and state[key].shape[:1] == (classes,)}
+        assert same >= state.keys() - classifiers
+        assert (classes == 5) == (same >= classifiers)
+
+
+def test_a_dynvid_checkpoint_of_another_net_is_refused(tmp_path):
+    path = tmp_path / "other.ckpt"
+    torch.save(lightning(UnifiedExitNet("test_resnet", shift="none", **ARGUMENTS)), path)
+    with pytest.raises(ValueError, match=r"other\.ckpt: the checkpoint is not of a net with this backbone and shift"):
+        UnifiedExitNet("test_resnet", pretrained=str(path), **ARGUMENTS)
+
+
+def test_a_public_tsm_checkpoint(tmp_path):
+    whole = timm.create_model("resnet50", num_classes=5)
+    state = {f"module.base_model.{key}": value for key, value in whole.state_dict().items() if key[:3] != "fc."}
+    state = {key.replace(".conv1.", ".conv1.net.") if ".layer" in key else key: v for key, v in state.items()}
+    state |= {f"module.new_fc.{key}": value for key, value in whole.fc.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "tsm.pth")
+    net = ExitNet("resnet50", shift="bidirectional", pretrained=str(tmp_path / "tsm.pth"), **ARGUMENTS)
+    assert torch.equal(net.segments[0].conv1.weight, whole.conv1.weight)
+    assert torch.equal(net.heads["4"][1].weight, whole.fc.weight)
+
+
+def test_the_authors_msdnet(tmp_path, monkeypatch):
+    from dynvid.nets import pretrained
+
+    asked = []
+    monkeypatch.setattr(pretrained, "load_msdnet_checkpoint", lambda net, content: asked.append((net, content)))
+    torch.save({"state_dict": {"module.blocks.0": torch.zeros(1)}}, tmp_path / "msdnet.pth")
+    small = {"num_blocks": 2, "base": 2, "step": 1, "channels": 8, "growth_rate": 4}
+    net = ExitNet("msdnet38", backbone_args=small, shift="none", pretrained=str(tmp_path / "msdnet.pth"), **ARGUMENTS)
+    assert asked[0][0] is net
+    assert list(asked[0][1]["state_dict"]) == ["module.blocks.0"]
+    assert MSDNet(**small).exit_depths == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"something.else": torch.zeros(3, 3)}, "holds no weights of test_resnet"),
+        ({"state_dict": {}, "args": argparse.Namespace(lr=1)}, "holds more than plain data"),
+        ([1, 2], "holds no weights by name"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, content, message):
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=rf"weights\.pth: .*{message}"):
+        UnifiedExitNet("test_resnet", pretrained=str(path), **ARGUMENTS)
+
+
+def test_truncated_and_missing_files(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(timm.create_model("test_resnet").state_dict(), path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"weights\.pth: is no file of weights, is truncated"):
+        ExitNet("test_resnet", pretrained=str(path), **ARGUMENTS)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth: no such file"):
+        ExitNet("test_resnet", pretrained="nowhere.pth", **ARGUMENTS)
