@@ -10,7 +10,7 @@ in it are not run again.
 
 import argparse
 import json
-import statistics
+from statistics import mean, median
 
 from runs import RESULTS, fit_and_test, write
 
@@ -32,16 +32,17 @@ for seed in range(options.seeds):
     carve = ["--data.seed", str(seed)] if options.carve else []
     run = fit_and_test([*configs, "--seed_everything", str(seed), *carve, *extra])
     runs.append({"seed": seed, "fit_minutes": run.fit_minutes} | run.report)
-    medians = {
-        "full_accuracy": statistics.median(run["full"]["accuracy"] for run in runs),
-        "dynamic_accuracy": statistics.median(run["dynamic"]["accuracy"] for run in runs),
-        "saved": statistics.median(run["saved"] for run in runs),
+    picks = {
+        "full_accuracy": [run["full"]["accuracy"] for run in runs],
+        "dynamic_accuracy": [run["dynamic"]["accuracy"] for run in runs],
+        "saved": [run["saved"] for run in runs],
     }
-    write(file, json.dumps({"median": medians, "runs": runs}, indent=2) + "\n")
+    summary = {pick.__name__: {name: pick(values) for name, values in picks.items()} for pick in (mean, median)}
+    write(file, json.dumps(summary | {"runs": runs}, indent=2) + "\n")
 
 print(f"{'seed':>6} {'full':>8} {'dynamic':>8} {'saved':>8}")
 rows = [(run["full"]["accuracy"], run["dynamic"]["accuracy"], run["saved"]) for run in runs]
 for run, row in zip(runs, rows, strict=True):
     print(f"{run['seed']:>6} " + " ".join(f"{value:>8.3f}" for value in row))
-for label, pick in (("mean", statistics.mean), ("median", statistics.median)):
-    print(f"{label:>6} " + " ".join(f"{pick(column):>8.3f}" for column in zip(*rows, strict=True)))
+for pick in (mean, median):
+    print(f"{pick.__name__:>6} " + " ".join(f"{pick(column):>8.3f}" for column in zip(*rows, strict=True)))

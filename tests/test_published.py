@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -68,6 +71,15 @@ def test_the_figure_numbers_and_names_every_row(dataset, tmp_path):
     seen = ax.get_window_extent().expanded(1.001, 1.001)
     assert all(seen.contains(*ax.transData.transform((row.gmacs, row.top1))) for row in rows)
     assert ax.get_legend().get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_what_the_configs_say_of_the_paper_is_in_its_tables():
+    rows = {(row.top1, row.gmacs) for row in PUBLISHED}
+    for config in ("k400", "ucf101", "hmdb51", "ssv1", "ssv2", "msdnet", "resnet101", "tsn", "tsm"):
+        text = (Path(__file__).parents[1] / f"configs/{config}.yaml").read_text().replace("\n# ", " ")
+        said = {(float(top1), float(gmacs)) for top1, gmacs in re.findall(r"([\d.]+) % at ([\d.]+\d)", text)}
+        assert said, config
+        assert said <= rows, config
 
 
 def test_unknown_data_set_says_which_there_are():

@@ -173,10 +173,11 @@ class DynamicInferenceModule(pl.LightningModule):
         video = batch["video"]
         views = video.shape[1] if video.dim() == 6 else 1
         self.test_curve.gmacs = tuple(views * gmacs for gmacs in self.net.gmacs)
-        logits = self(video.flatten(0, 1) if views > 1 else video)
-        if views > 1:
-            probabilities = logits.float().softmax(-1).view(len(logits), len(video), views, -1).mean(2)
-            logits = probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
+        if views == 1:
+            logits = self(video)
+        else:  # one after the other: thirty at once seldom fit into memory
+            probability = torch.stack([self(view).float().softmax(-1) for view in video.unbind(1)]).mean(0)
+            logits = probability.clamp(min=torch.finfo(torch.float32).tiny).log()
         self.test_curve.update(logits, batch["label"], batch["index"])
 
     def on_test_epoch_end(self) -> None:

@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields
 from multiprocessing import get_context
 from os import cpu_count
+from os.path import abspath
 from pathlib import Path
 from typing import Literal, TextIO, get_args
 
@@ -124,7 +125,7 @@ def check_videos(paths: Iterable[str], folder: str | Path, num_workers: int | No
             progress.update(task, advance=1, bad=bad)
     with _open(folder / "unreadable.csv", "w") as file:
         # All that were ever found: those already left out by `exclude` are not among `paths`.
-        unreadable = [(result.path, result.reason) for result in results.values() if result.status != "ok"]
+        unreadable = [(abspath(result.path), result.reason) for result in results.values() if result.status != "ok"]
         csv.writer(file, lineterminator="\n").writerows([("path", "reason"), *unreadable])
     return Summary(len(names), bad, _statistics([results[path] for path in names]))
 
