@@ -61,8 +61,8 @@ def main() -> None:
     torch.set_num_threads(1)
     lines = [
         "Time of all clips in multiples of dynvid's, median over repeats, lowest and highest in brackets. Above 1,",
-        "dynvid is faster. Exact: clips of which all 16 frames, before the transform, are those that PyAV gives when it",
-        "decodes everything.",
+        "dynvid is faster. Exact: clips of which all 16 frames, before the transform, are those that PyAV gives when",
+        "it decodes everything.",
         "",
         f"| clips | number | dynvid | {' | '.join(list(LOADERS)[1:])} | exact, dynvid | exact, torchcodec |",
         "|---|---|---|---|---|---|---|",
