@@ -101,7 +101,7 @@ STATIC = {"tsn.yaml": ("ExitNet", "none"), "tsm.yaml": ("ExitNet", "bidirectiona
 @pytest.mark.parametrize("backbone", ["resnet101.yaml", "msdnet.yaml"])
 def test_overlays_compose(capsys, backbone):
     """Each scheme with each shift, whatever the configs before it said."""
-    name = {"resnet101.yaml": "resnet101", "msdnet.yaml": "msdnet38"}[backbone]
+    name = {"resnet101.yaml": "resnet101.tv_in1k", "msdnet.yaml": "msdnet38"}[backbone]
     for before, scheme in (
         ("input.yaml", "unified.yaml"),
         ("unified.yaml", "input.yaml"),

@@ -301,3 +301,16 @@ def test_averaged_weights_keep_thresholds_of_their_own(data, tmp_path):
         assert torch.equal(one.policy.thresholds, thresholds_for_drop(curve.scores, curve.correct, one.net.gmacs, 0.1))
         found = frontier(curve.scores, curve.correct, one.net.gmacs).thresholds
         assert torch.equal(one.curve_thresholds, found)
+
+
+@pytest.mark.parametrize("arguments", [{"max_drop": 5.0}, {"max_drop": float("nan")}, {"budget": -1.0}])
+def test_calibration_refuses_numbers_out_of_range(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        Calibration(**arguments)
+
+
+def test_the_calibrated_curve_keeps_its_precision(data):
+    module = make(data)
+    module.curve_thresholds.fill_(0.9985)
+    assert module.to(torch.bfloat16).curve_thresholds.dtype == torch.float32
+    assert module.net.mean.dtype == torch.bfloat16

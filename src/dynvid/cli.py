@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # exported at run time
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
@@ -64,7 +65,7 @@ def main(args: list[str] | None = None) -> None:
             sys.exit(commands.classify(options.checkpoint, options.paths, options.json))
         if arguments[0] == "check":
             sys.exit(_check(arguments[1:]))
-        DynvidCLI(
+        cli = DynvidCLI(
             DynamicInferenceModule,
             VideoDataModule,
             subclass_mode_data=True,
@@ -73,7 +74,10 @@ def main(args: list[str] | None = None) -> None:
             parser_kwargs={"prog": "dynvid"},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
+            save_config_kwargs={"overwrite": True},  # without a logger, runs share a folder
         )
+        if cli.trainer.received_sigterm:  # Lightning ends as if it were done
+            sys.exit(143)
     except Exception as error:
         if not _input_is_at_fault(error):
             raise
@@ -148,7 +152,8 @@ class DynvidCLI(LightningCLI):
             raise ValueError(f"--ckpt_path {wanted}: no such file")
         if wanted is not None:
             read_checkpoint(config.ckpt_path)  # says which file is damaged before anything else is built
-            config.model.net.init_args.pretrained = False  # the checkpoint's weights replace them: nothing to download
+            if "pretrained" in config.model.net.init_args:
+                config.model.net.init_args.pretrained = False  # the checkpoint's weights replace them: no download
         if self.subcommand != "fit":
             warnings.filterwarnings("ignore", message="The dirpath has changed")  # each run has a folder of its own
         else:  # ModelCheckpoint compares folders as text when it resumes, so they must be spelled in one way
@@ -200,7 +205,7 @@ def _check(arguments: list[str]) -> int:
     parser.add_subclass_arguments(VideoDataModule, "data")
     settings: dict[str, Any] = {}
     for name in options.config:
-        section = yaml.safe_load(Path(_find_config(name)).read_text()).get("data", {})
+        section = (yaml.safe_load(Path(_find_config(name)).read_text()) or {}).get("data") or {}
         section["init_args"] = settings.get("init_args", {}) | section.get("init_args", {})
         settings |= section
     if "class_path" not in settings:
@@ -235,7 +240,7 @@ def _configs() -> dict[str, Path]:
 
 def _input_is_at_fault(error: Exception) -> bool:
     """Errors that dynvid raises on purpose, or that the operating system raises on paths; others are bugs."""
-    if isinstance(error, VideoError | OSError):
+    if isinstance(error, VideoError | OSError | MisconfigurationException):
         return True
     innermost = traceback.extract_tb(error.__traceback__)[-1].filename
     return isinstance(error, ValueError) and Path(innermost).is_relative_to(Path(dynvid.__file__).parent)

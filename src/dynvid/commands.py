@@ -15,7 +15,7 @@ from torch import Tensor
 from dynvid.data import VideoError, open_video
 from dynvid.data.sampling import segment_indices
 from dynvid.data.transforms import decode_size, eval_transform
-from dynvid.data.video import VIDEO_SUFFIXES
+from dynvid.data.video import is_video
 from dynvid.module import DynamicInferenceModule
 
 
@@ -37,7 +37,7 @@ def classify(checkpoint: str, paths: list[str], json: bool = False) -> int:
     module = DynamicInferenceModule.load_from_checkpoint(checkpoint)
     module.to("cuda" if torch.cuda.is_available() else "cpu")
     found = []
-    for path in _videos(paths):
+    for path in list(_videos(paths)):  # a path that is missing is said before any work
         try:
             found.append(classify_video(module, path))
         except VideoError as error:
@@ -86,7 +86,7 @@ def _videos(paths: list[str]) -> Iterator[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or folder")
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES) if path.is_dir() else []
+        inside = sorted(p for p in path.rglob("*") if p.is_file() and is_video(p)) if path.is_dir() else []
         yield from inside or [path]
 
 

@@ -1,6 +1,7 @@
 """Training, evaluation and checkpoints of an ExitNet with Lightning."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -71,6 +72,8 @@ class DynamicInferenceModule(pl.LightningModule):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        if warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs={warmup_epochs:g}: 0 or more")
         self.net = net
         net.spec()  # what cannot be written into checkpoints is said before anything is trained
         self.backbone_lr_scale, self.freeze_batch_norm = backbone_lr_scale, freeze_batch_norm
@@ -90,6 +93,12 @@ class DynamicInferenceModule(pl.LightningModule):
         self.test_curve = FlopsAccuracyCurve(net.gmacs, self.policy)
         self._has_fused_norms = any(isinstance(layer, BatchNormAct2d) for layer in net.modules())
         self.train(self.training)  # Lightning does not call train() before it trains
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        exact = self.curve_thresholds
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.curve_thresholds = exact.to(self.curve_thresholds.device)  # never rounded, as in ThresholdPolicy
+        return self
 
     def setup(self, stage: str) -> None:
         """Take the class names from the data module.
@@ -136,6 +145,8 @@ class DynamicInferenceModule(pl.LightningModule):
             schedulers.append({"scheduler": scheduler} | monitor)
         if self.warmup_epochs:
             epochs = self.trainer.max_epochs or -1
+            if epochs < 1:
+                raise ValueError("warmup_epochs needs trainer.max_epochs")
             if epochs < self.warmup_epochs and not getattr(self.trainer, "fast_dev_run", False):
                 raise ValueError(f"warmup_epochs={self.warmup_epochs:g} is longer than trainer.max_epochs={epochs}")
             steps = math.ceil(self.warmup_epochs * self.trainer.estimated_stepping_batches / epochs)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dynvid import DepthExitNet, UnifiedExitNet
+from dynvid import DepthExitNet, InputExitNet, UnifiedExitNet
 
 VIDEO = torch.randint(0, 256, (4, 4, 3, 32, 32), dtype=torch.uint8)
 
@@ -24,21 +24,19 @@ def gradients(net, exits):
     return [torch.cat([p.grad.flatten() for p in segment.parameters()]) for segment in net.segments]
 
 
-def test_gradient_equilibrium_weighs_all_later_exits_alike():
-    """Exits lie at depths 2, 3 and 4: segments 1 and 2 get a third of each exit's gradient, segment 3 a half of two."""
-    plain = make()
-    alone = [gradients(plain, [k]) for k in range(3)]
-    equal = make()
+@pytest.mark.parametrize("cls", [DepthExitNet, InputExitNet, UnifiedExitNet])
+def test_gradient_equilibrium_weighs_all_later_exits_alike(cls):
+    """A segment gets the mean of the gradients of the exits at its depth and beyond."""
+    plain = make(cls)
+    exits = range(len(plain.route))
+    alone = [gradients(plain, [k]) for k in exits]
+    equal = make(cls)
     equal.gradient_equilibrium = True
-    found = gradients(equal, [0, 1, 2])
-    expected = [
-        (alone[0][0] + alone[1][0] + alone[2][0]) / 3,
-        (alone[0][1] + alone[1][1] + alone[2][1]) / 3,
-        (alone[1][2] + alone[2][2]) / 2,
-        alone[2][3],
-    ]
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * b.abs().max().item())
+    found = gradients(equal, list(exits))
+    for depth, of_segment in enumerate(found, 1):
+        ahead = [alone[k][depth - 1] for k in exits if plain.route[k].depth >= depth]
+        expected = torch.stack(ahead).mean(0)
+        torch.testing.assert_close(of_segment, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("cls", [DepthExitNet, UnifiedExitNet])

@@ -17,7 +17,7 @@ class Calibration(pl.Callback):
             thresholds, and stays as it is.
 
     Raises:
-        ValueError: The budget does not reach the first exit.
+        ValueError: A number is out of its range, or the budget does not reach the first exit.
 
     Example:
         >>> Calibration(budget=20.0).budget
@@ -25,6 +25,10 @@ class Calibration(pl.Callback):
     """
 
     def __init__(self, max_drop: float = 0.01, budget: float | None = None) -> None:
+        if not 0 <= max_drop <= 1:  # so written, it refuses NaN too
+            raise ValueError(f"max_drop={max_drop}: a share in [0, 1], 0.01 is one point")
+        if budget is not None and not budget > 0:
+            raise ValueError(f"budget={budget}: GMACs above 0")
         self.max_drop, self.budget = max_drop, budget
         self._found: tuple[Tensor, Tensor] | None = None
 

@@ -31,7 +31,8 @@ class PredictionWriter(pl.Callback):
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         rank = trainer.global_rank
-        self._file = (folder / (f"predictions-{rank}.csv" if rank else "predictions.csv")).open("w", newline="")
+        file = folder / (f"predictions-{rank}.csv" if rank else "predictions.csv")
+        self._file = file.open("w", newline="", encoding="utf-8", errors="surrogateescape")  # any file name is written
         csv.writer(self._file).writerow(COLUMNS)
 
     def on_predict_batch_end(

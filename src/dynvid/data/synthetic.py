@@ -182,7 +182,11 @@ class SyntheticDataModule(VideoFolderDataModule):
                 write_clip(unfinished / path, render(scene, self.clip_frames, self.size))
             (unfinished / "recipe.json").write_text(json.dumps(recipe))
             unfinished.chmod(0o755)  # mkdtemp's folders are private
-            os.replace(unfinished, root)
+            try:
+                os.replace(unfinished, root)
+            except OSError:  # another process was faster
+                if not (root / "recipe.json").is_file() or json.loads((root / "recipe.json").read_text()) != recipe:
+                    raise
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -18,7 +18,7 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
-from PIL.Image import Resampling
+from PIL.Image import DecompressionBombError, Resampling
 from PIL.Image import open as open_image
 from torch import Tensor
 
@@ -295,7 +295,7 @@ class FrameFolder:
         try:
             with open_image(self._files[index]) as file:
                 image = file.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:  # all three are Pillow's words for a broken file
+        except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:  # Pillow's words for a bad file
             raise VideoError(f"{self._files[index]}: frame {index} could not be decoded ({error})") from error
         height, width = _shrink(image.height, image.width, short_side)
         return np.array(image.resize((width, height), Resampling.BILINEAR))

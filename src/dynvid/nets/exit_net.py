@@ -73,7 +73,7 @@ class ExitNet(nn.Module):
 
     Attributes:
         gradient_equilibrium: Set it to scale gradients in training so that those of all exits weigh the same at every
-            depth: with m exits from here on, n of them here, exits hand back n / m and the rest of the net (m - n) / m
+            depth: with m exits from here on, n of them here, each hands back 1 / m and the rest of the net (m - n) / m
             (Li et al., Improved Techniques for Training Adaptive Deep Networks, ICCV 2019).
         gradient_checkpointing: Set it to keep only the activations between segments in training and compute the rest
             again: less memory for about a third more time.
@@ -197,8 +197,8 @@ class ExitNet(nn.Module):
                 last = self.route[at_depth[-1]].frames
                 seen = tree_map(lambda y: y[: last * batch], x)  # noqa: B023
                 if self.gradient_equilibrium and self.training:
-                    share = len(at_depth) / sum(e.depth >= depth for e in self.route)
-                    seen, x = _scale_gradient(seen, share), _scale_gradient(x, 1 - share)
+                    ahead = sum(e.depth >= depth for e in self.route)
+                    seen, x = _scale_gradient(seen, 1 / ahead), _scale_gradient(x, 1 - len(at_depth) / ahead)
                 embedded = self.embed(depth, seen)
                 embedded = embedded.view(last, batch, -1)
                 logits |= {k: self.classify(k, embedded[: self.route[k].frames].mean(0)) for k in at_depth}
@@ -397,6 +397,8 @@ def _still_statistics(segment: nn.Module) -> Iterator[None]:
 
 def _backbone(name: str | Backbone, pretrained: bool | str, kwargs: dict[str, Any]) -> Backbone:
     if isinstance(name, Backbone):
+        if pretrained:
+            raise ValueError("pretrained is for backbones by name: load the weights of your own Backbone yourself")
         return name
     if name != "msdnet38":
         return TimmBackbone(name, pretrained, **kwargs)
