@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import yaml
 
 import dynvid
 from dynvid.cli import main
+from dynvid.module import DynamicInferenceModule
 
 TINY = [
     *("--data.clips_per_class", "3", "--data.clip_frames", "8", "--data.size", "32", "--data.num_frames", "4"),
@@ -81,6 +83,18 @@ def test_resume_from_last_goes_on_where_the_best_is(here, capsys, recwarn):
     assert not [w for w in recwarn if "dirpath has changed" in str(w.message)]
     config = sorted(here.glob("logs/quickstart/lightning_logs/*/config.yaml"))[-1]
     assert yaml.safe_load(config.read_text())["model"]["net"]["class_path"] == "dynvid.UnifiedExitNet"
+
+
+def test_a_run_that_is_terminated_is_no_success(fitted, tmp_path):
+    command = ["fit", "--config", "quickstart.yaml", *TINY, "--trainer.max_epochs", "500"]
+    command += ["--data.root", str(fitted / "data/synthetic"), "--trainer.default_root_dir", "run"]
+    program = Path(sys.executable).with_name("dynvid")
+    run = subprocess.Popen([program, *command], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    while run.poll() is None and not list(tmp_path.rglob("last.ckpt")):
+        time.sleep(0.2)
+    run.terminate()
+    assert run.wait(60) == 143
+    DynamicInferenceModule.load_from_checkpoint(next(tmp_path.rglob("last.ckpt")))
 
 
 def printed_config(capsys, *configs):

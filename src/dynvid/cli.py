@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -14,6 +15,7 @@ from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # expor
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 import dynvid
 import dynvid.data  # so that `--data UCF101DataModule` is known by its short name
@@ -65,7 +67,7 @@ def main(args: list[str] | None = None) -> None:
             sys.exit(commands.classify(options.checkpoint, options.paths, options.json))
         if arguments[0] == "check":
             sys.exit(_check(arguments[1:]))
-        cli = DynvidCLI(
+        DynvidCLI(
             DynamicInferenceModule,
             VideoDataModule,
             subclass_mode_data=True,
@@ -76,8 +78,8 @@ def main(args: list[str] | None = None) -> None:
             load_from_checkpoint_support=False,
             save_config_kwargs={"overwrite": True},  # without a logger, runs share a folder
         )
-        if cli.trainer.received_sigterm:  # Lightning ends as if it were done
-            sys.exit(143)
+    except SIGTERMException:  # a SystemExit without a code: it would pass for success
+        sys.exit(128 + signal.SIGTERM)
     except Exception as error:
         if not _input_is_at_fault(error):
             raise
