@@ -43,3 +43,10 @@ def test_probabilities_as_targets():
 def test_numbers_out_of_range():
     with pytest.raises(ValueError, match="temperature=0"):
         ExitLoss(distillation=1.0, temperature=0)
+
+
+def test_label_smoothing_by_hand():
+    logits, target = torch.randn(2, 3, 4), torch.tensor([0, 3, 1])
+    soft = 0.9 * torch.eye(4)[target] + 0.1 / 4
+    expected = -(soft * logits.log_softmax(-1)).sum(-1).mean(1).sum()
+    torch.testing.assert_close(ExitLoss(label_smoothing=0.1)(logits, target), expected)

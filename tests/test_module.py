@@ -6,6 +6,7 @@ import json
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from dynvid import UnifiedExitNet
@@ -314,3 +315,14 @@ def test_the_calibrated_curve_keeps_its_precision(data):
     module.curve_thresholds.fill_(0.9985)
     assert module.to(torch.bfloat16).curve_thresholds.dtype == torch.float32
     assert module.net.mean.dtype == torch.bfloat16
+
+
+def test_the_report_draws_the_published_rows_beside_the_curve(fitted, data, tmp_path):
+    module, _ = fitted
+    widths = []
+    for published in (None, "ucf101"):
+        run = trainer(tmp_path, 1, FlopsAccuracyReport(published=published))
+        run.validate(module, datamodule=data, verbose=False)
+        with Image.open(f"{run.log_dir}/flops_accuracy.png") as picture:
+            widths.append(picture.width)
+    assert widths == [900, 1275]  # the list of names needs its place

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms import v2
 
 from dynvid.data import Video, VideoDataModule, VideoFolderDataModule, carve
 
@@ -338,3 +339,10 @@ def test_real_csv(real_data: Path) -> None:
     data = VideoFolderDataModule(real_data / "ucf101_5", annotations="manifest.csv", **SMALL)
     assert data.num_classes == 5
     assert (len(data.videos("train") + data.videos("val")), len(data.videos("test"))) == (453, 193)
+
+
+@pytest.mark.parametrize("hflip", [True, False])
+def test_the_loader_mirrors_only_where_it_may(tree: Path, hflip: bool) -> None:
+    data = VideoFolderDataModule(tree, hflip=hflip, **SMALL)
+    steps = data.train_dataloader().dataset.transform.transforms  # type: ignore[attr-defined]
+    assert any(isinstance(step, v2.RandomHorizontalFlip) for step in steps) == hflip

@@ -35,10 +35,8 @@ class Calibration(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse an impossible budget before anything is trained."""
         assert isinstance(pl_module, DynamicInferenceModule)
-        cheapest = pl_module.net.gmacs[0]
-        if len(pl_module.net.route) == 1:
-            return
-        if self.budget is not None and self.budget < cheapest:
+        cheapest, *more = pl_module.net.gmacs
+        if self.budget is not None and more and self.budget < cheapest:
             raise ValueError(f"a budget of {self.budget:g} GMACs is below the first exit, which costs {cheapest:g}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,8 +1,8 @@
 """Nets with exits on a grid of frames and depth."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from dynvid.costs import count_gmacs
+from dynvid.nets.gradients import scale_gradient, still_statistics
 from dynvid.nets.msdnet import MSDNet
 from dynvid.nets.pretrained import load_weights, read_weights
 from dynvid.nets.shift import Frames, Shift, insert_shift, running
@@ -198,7 +199,7 @@ class ExitNet(nn.Module):
                 seen = tree_map(lambda y: y[: last * batch], x)  # noqa: B023
                 if self.gradient_equilibrium and self.training:
                     ahead = sum(e.depth >= depth for e in self.route)
-                    seen, x = _scale_gradient(seen, 1 / ahead), _scale_gradient(x, 1 - len(at_depth) / ahead)
+                    seen, x = scale_gradient(seen, 1 / ahead), scale_gradient(x, 1 - len(at_depth) / ahead)
                 embedded = self.embed(depth, seen)
                 embedded = embedded.view(last, batch, -1)
                 logits |= {k: self.classify(k, embedded[: self.route[k].frames].mean(0)) for k in at_depth}
@@ -284,7 +285,7 @@ class ExitNet(nn.Module):
         if not self.gradient_checkpointing:
             return self.run_segment(depth, x, frames)
         segment = self.segments[depth - 1]
-        contexts = lambda: (nullcontext(), _still_statistics(segment))  # noqa: E731
+        contexts = lambda: (nullcontext(), still_statistics(segment))  # noqa: E731
         return checkpoint(self.run_segment, depth, x, frames, use_reentrant=False, context_fn=contexts)
 
     def embed(self, depth: int, x: Activations) -> Tensor:
@@ -367,32 +368,6 @@ def net_from_spec(spec: dict[str, Any]) -> ExitNet:
         if f"{cls.__module__}.{cls.__qualname__}" == spec["class_path"]:
             return cls(**arguments)
     raise ValueError(f"{spec['class_path']} is not an imported subclass of ExitNet: import its module first")
-
-
-def _scale_gradient(x: Activations, factor: float) -> Activations:
-    """The same activations, whose gradient is multiplied by `factor` on its way back."""
-
-    def scaled(y: Tensor) -> Tensor:
-        y = y.view_as(y)
-        if y.requires_grad:
-            y.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]
-        return y
-
-    return tree_map(scaled, x)
-
-
-@contextmanager
-def _still_statistics(segment: nn.Module) -> Iterator[None]:
-    """Keep the running statistics of batch norm as they are: computing again must not count a batch twice."""
-    norms = [m for m in segment.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _backbone(name: str | Backbone, pretrained: bool | str, kwargs: dict[str, Any]) -> Backbone:
