@@ -10,8 +10,7 @@ from dynvid.policy import choose_exits
 
 # MSDNet's grid: exit k is given a share of the videos proportional to q**k.
 SHARE_RATIOS = tuple(round(0.05 * step, 2) for step in range(1, 40))
-SHARED_LEVELS = 80  # thresholds that all exits have in common
-NUM_CANDIDATES = len(SHARE_RATIOS) + SHARED_LEVELS + 1
+SHARED_LEVELS = 80  # thresholds that all exits in use have in common
 
 
 class Operation(NamedTuple):
@@ -50,22 +49,28 @@ def operate(scores: Tensor, correct: Tensor, gmacs: Sequence[float], thresholds:
     return Operation(right.float().mean(1), share @ torch.tensor(gmacs, device=share.device).to(share), share)
 
 
-def candidate_thresholds(scores: Tensor) -> Tensor:
-    """The sets of thresholds that calibration chooses from: scores (K, N) -> (M, K), M = `NUM_CANDIDATES`.
+def num_candidates(exits: int) -> int:
+    """How many sets of thresholds `candidate_thresholds` gives for a net of so many exits."""
+    return len(SHARE_RATIOS) + max(exits - 1, 0) * SHARED_LEVELS + 1
 
-    Few sets along two lines, since a finer search fits the calibration split and not the videos to come:
+
+def candidate_thresholds(scores: Tensor) -> Tensor:
+    """The sets of thresholds that calibration chooses from: scores (K, N) -> (M, K), M = `num_candidates(K)`.
+
+    Few sets along K lines, since a finer search fits the calibration split and not the videos to come:
 
     - MSDNet's budgeted batch rule (Huang et al., ICLR 2018). For each q of `SHARE_RATIOS`, exit k shall be taken by a
       share of the videos proportional to q**k: among those still there, the surest floor(N * share) leave, and the
       threshold is the score of the last that left. A quota of 0 switches the exit off.
     - One threshold for all exits, at `SHARED_LEVELS` quantiles of the scores. A weak exit then lets few videos go,
-      where a quota makes it let go of wrong ones.
+      where a quota makes it let go of wrong ones. Likewise with the first exit switched off, the first two, and so on:
+      an exit may be sure and wrong.
 
     The last set is full inference.
 
     Example:
         >>> candidate_thresholds(torch.rand(3, 100)).shape
-        torch.Size([120, 3])
+        torch.Size([200, 3])
     """
     exits, videos = scores.shape
     rows = []
@@ -73,9 +78,12 @@ def candidate_thresholds(scores: Tensor) -> Tensor:
         shares = torch.tensor([ratio**k for k in range(1, exits + 1)], dtype=torch.float64)
         quotas = (videos * shares / shares.sum()).floor().long().tolist()
         rows.append(_fill_quotas(scores, quotas))
-    ascending = scores.float().cpu().flatten().sort().values
-    levels = ascending[torch.linspace(0, len(ascending) - 1, SHARED_LEVELS).long()]
-    rows += [level.repeat(exits) for level in levels]
+    for off in range(exits - 1):
+        ascending = scores[off:-1].float().cpu().flatten().sort().values
+        levels = ascending[torch.linspace(0, len(ascending) - 1, SHARED_LEVELS).long()]
+        shared = levels[:, None].repeat(1, exits)
+        shared[:, :off] = torch.inf
+        rows += shared
     rows.append(torch.full((exits,), torch.inf))
     thresholds = torch.stack(rows)
     thresholds[:, -1] = -torch.inf
@@ -85,7 +93,7 @@ def candidate_thresholds(scores: Tensor) -> Tensor:
 class Frontier(NamedTuple):
     """The candidates that no cheaper one beats, from cheap to dear.
 
-    There are `NUM_CANDIDATES` rows; one that is beaten repeats the row before it.
+    There are `num_candidates(K)` rows; one that is beaten repeats the row before it.
 
     Attributes:
         thresholds: (M, K).
@@ -111,9 +119,7 @@ def frontier(scores: Tensor, correct: Tensor, gmacs: Sequence[float]) -> Frontie
         >>> frontier(scores, correct, [1.0, 3.0]).lost[-1]
         tensor(0.)
     """
-    thresholds = candidate_thresholds(scores)
-    # Operating on "right at the end, wrong here" gives the share that is lost, where "right here" gives the accuracy.
-    lost, cost, _ = operate(scores, correct[-1] & ~correct, gmacs, thresholds)
+    thresholds, cost, lost = _outcomes(scores, correct, gmacs)
     ascending = sorted(range(len(thresholds)), key=lambda m: (float(cost[m]), float(lost[m])))
     rows = ascending[:1]
     for m in ascending[1:]:
@@ -122,7 +128,10 @@ def frontier(scores: Tensor, correct: Tensor, gmacs: Sequence[float]) -> Frontie
 
 
 def thresholds_for_budget(scores: Tensor, correct: Tensor, gmacs: Sequence[float], budget: float) -> Tensor:
-    """The thresholds (K,) of the frontier that lose least within `budget` GMACs per video.
+    """The candidate (K,) that loses least within `budget` GMACs per video.
+
+    Among equals it is the dearest one: on a small calibration split many candidates lose nothing, and the one that
+    spends the budget is the one to trust with new videos.
 
     Args: See `operate`.
 
@@ -131,9 +140,9 @@ def thresholds_for_budget(scores: Tensor, correct: Tensor, gmacs: Sequence[float
     """
     if gmacs[0] > budget:
         raise ValueError(f"a budget of {budget:g} GMACs is below the first exit, which costs {gmacs[0]:g}")
-    found = frontier(scores, correct, gmacs)
-    affordable = int((found.gmacs <= budget * (1 + 1e-6)).sum())  # 1e-6: rounding of the means
-    return found.thresholds[affordable - 1]
+    thresholds, cost, lost = _outcomes(scores, correct, gmacs)
+    affordable = [m for m in range(len(cost)) if cost[m] <= budget * (1 + 1e-6)]  # 1e-6: rounding of the means
+    return thresholds[min(affordable, key=lambda m: (float(lost[m]), -float(cost[m])))]
 
 
 def thresholds_for_drop(scores: Tensor, correct: Tensor, gmacs: Sequence[float], max_drop: float) -> Tensor:
@@ -149,6 +158,14 @@ def thresholds_for_drop(scores: Tensor, correct: Tensor, gmacs: Sequence[float],
     """
     found = frontier(scores, correct, gmacs)
     return found.thresholds[int((found.lost > max_drop + 1e-6).sum())]  # 1e-6: rounding of the means
+
+
+def _outcomes(scores: Tensor, correct: Tensor, gmacs: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """The candidates (M, K), what each costs (M,) and the share of the videos that it loses (M,)."""
+    thresholds = candidate_thresholds(scores)
+    # Operating on "right at the end, wrong here" gives the share that is lost, where "right here" gives the accuracy.
+    lost, cost, _ = operate(scores, correct[-1] & ~correct, gmacs, thresholds)
+    return thresholds, cost, lost
 
 
 def _fill_quotas(scores: Tensor, quotas: list[int]) -> Tensor:

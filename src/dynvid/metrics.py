@@ -107,6 +107,7 @@ class FlopsAccuracyCurve(Metric):
             thresholds = frontier(scores, correct, self.gmacs).thresholds
         else:
             thresholds = self.thresholds.cpu()
+        thresholds = torch.unique_consecutive(thresholds, dim=0)  # a frontier repeats rows
         found = operate(scores, correct, self.gmacs, thresholds)
         ascending = found.gmacs.argsort(stable=True)
         return FlopsAccuracy(

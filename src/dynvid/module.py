@@ -11,7 +11,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
-from dynvid.calibration import NUM_CANDIDATES
+from dynvid.calibration import num_candidates
 from dynvid.losses import ExitLoss
 from dynvid.metrics import FlopsAccuracy, FlopsAccuracyCurve
 from dynvid.nets import ExitNet, net_from_spec
@@ -84,7 +84,7 @@ class DynamicInferenceModule(pl.LightningModule):
         exits = len(net.route)
         self.policy = ThresholdPolicy(exits, score=score)
         # The calibrated curve travels with the thresholds, so that a test curve is never fitted to test data.
-        self.register_buffer("curve_thresholds", torch.full((NUM_CANDIDATES, exits), torch.inf))
+        self.register_buffer("curve_thresholds", torch.full((num_candidates(exits), exits), torch.inf))
         self.optimizer, self.lr_scheduler, self.warmup_epochs = optimizer, lr_scheduler, warmup_epochs
         net.gradient_equilibrium, net.gradient_checkpointing = gradient_equilibrium, gradient_checkpointing
         self.class_names: list[str] | None = None
