@@ -18,8 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
-from runs import RESULTS, Run, fit_and_test, write
+from runs import RESULTS, Run, fit_and_test, require_same, shown, stop_children_on_sigterm, write
 
 SCHEMES = {  # overlays
     "depth": ["depth.yaml"],
@@ -54,19 +55,22 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, which share the cores")
     options, extra = parser.parse_known_args()
 
+    stop_children_on_sigterm()
     file = RESULTS / f"ablation_{options.name}.csv"
-    found = read(file)
+    arguments = shown([*(["--carve"] if options.carve else []), *of(options.config), *extra])
+    kept, found = read(file) if file.exists() else (arguments, {})
+    require_same(file, kept, arguments)
     lock = threading.Lock()
-    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    threads = max(1, (os.cpu_count() or 1) // options.jobs) if options.jobs > 1 else None
 
     def run(key: Key) -> None:
         scheme, shift, seed = key
-        configs = [word for name in [*options.config, *ROWS[scheme, shift]] for word in ("--config", name)]
+        configs = of([*options.config, *ROWS[scheme, shift]])
         carve = ["--data.seed", str(seed)] if options.carve else []
         result = fit_and_test([*configs, "--seed_everything", str(seed), *carve, *extra], threads)
         with lock:
             found[key] = points(result)
-            write(file, as_csv(found))
+            write(file, as_csv(arguments, found))
             write(file.with_suffix(".md"), table(found))
 
     wanted = [(*row, seed) for seed in range(options.seeds) for row in ROWS if row[0] in (options.rows or row[0])]
@@ -78,6 +82,11 @@ def main() -> None:
     draw(found, file.with_suffix(".png"))
 
 
+def of(configs: list[str]) -> list[str]:
+    """The arguments that name config files."""
+    return [word for name in configs for word in ("--config", name)]
+
+
 def points(run: Run) -> Points:
     """The points of a run that are worth keeping."""
     found: Points = {kind: [(run.report[kind]["gmacs"], run.report[kind]["accuracy"])] for kind in ("full", "dynamic")}
@@ -87,20 +96,21 @@ def points(run: Run) -> Points:
     return found
 
 
-def read(file: Path) -> dict[Key, Points]:
-    """The runs that a file holds."""
+def read(file: Path) -> tuple[str, dict[Key, Points]]:
+    """The arguments and the runs that a file holds."""
     found: dict[Key, Points] = {}
-    if file.exists():
-        with file.open(newline="") as lines:
-            for row in csv.DictReader(lines):
-                of_run = found.setdefault((row["scheme"], row["shift"], int(row["seed"])), {})
-                of_run.setdefault(row["kind"], []).append((float(row["gmacs"]), float(row["accuracy"])))
-    return found
+    with file.open(newline="") as lines:
+        arguments = next(lines).removeprefix("# ").rstrip("\n")
+        for row in csv.DictReader(lines):
+            of_run = found.setdefault((row["scheme"], row["shift"], int(row["seed"])), {})
+            of_run.setdefault(row["kind"], []).append((float(row["gmacs"]), float(row["accuracy"])))
+    return arguments, found
 
 
-def as_csv(found: dict[Key, Points]) -> str:
-    """One line per point."""
-    text = io.StringIO()
+def as_csv(arguments: str, found: dict[Key, Points]) -> str:
+    """The arguments as a comment, then one line per point."""
+    text = io.StringIO(f"# {arguments}\n")
+    text.seek(0, io.SEEK_END)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for key in sorted(found):
@@ -148,7 +158,7 @@ def draw(found: dict[Key, Points], file: Path) -> None:
         if len(runs[0]["exit"]) == 1:
             ax.plot(*middle(runs, "full"), "^", label=scheme, **style)
             continue
-        ax.plot(*middle(runs, "curve"), "-", label=scheme, **style)
+        ax.plot(*middle_curve(runs), "-", label=scheme, **style)
         ax.plot(*middle(runs, "dynamic"), "*", ms=11, **style)
         ax.plot(*middle(runs, "full"), "o", ms=4, **style)
     for ax, title in ((left, "without shift"), (right, "with online shift; TSM's looks ahead")):
@@ -162,10 +172,18 @@ def draw(found: dict[Key, Points], file: Path) -> None:
     figure.savefig(file, dpi=150)
 
 
-def middle(runs: list[Points], kind: str) -> tuple[list[float], list[float]]:
-    """Median GMACs and median top-1 (%) of each point over the runs."""
-    columns = [list(zip(*same, strict=True)) for same in zip(*(run[kind] for run in runs), strict=True)]
-    return [statistics.median(x) for x, _ in columns], [100 * statistics.median(y) for _, y in columns]
+def middle(runs: list[Points], kind: str) -> tuple[float, float]:
+    """Median GMACs and median top-1 (%) over the runs."""
+    gmacs, accuracy = zip(*(run[kind][0] for run in runs), strict=True)
+    return statistics.median(gmacs), 100 * statistics.median(accuracy)
+
+
+def middle_curve(runs: list[Points]) -> tuple[list[float], list[float]]:
+    """GMACs from the cheapest point that all runs have to the dearest, and the median top-1 (%) there."""
+    curves = [list(zip(*run["curve"], strict=True)) for run in runs]
+    grid = np.linspace(max(gmacs[0] for gmacs, _ in curves), min(gmacs[-1] for gmacs, _ in curves), 100)
+    accuracy = [np.interp(grid, *curve) for curve in curves]
+    return grid.tolist(), (100 * np.median(accuracy, axis=0)).tolist()
 
 
 if __name__ == "__main__":

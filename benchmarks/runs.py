@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple
 
 DYNVID = str(Path(sys.executable).with_name("dynvid"))
 RESULTS = Path(__file__).parent / "results"
+
+_running: set[subprocess.Popen[bytes]] = set()
 
 
 class Run(NamedTuple):
@@ -28,15 +31,37 @@ def fit_and_test(arguments: list[str], threads: int | None = None) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         common = [*arguments, "--trainer.default_root_dir", folder, "--trainer.enable_progress_bar", "false"]
         started = time.perf_counter()
-        subprocess.run([DYNVID, "fit", *common], check=True, env=environment)
+        _call([DYNVID, "fit", *common], environment)
         minutes = (time.perf_counter() - started) / 60
         checkpoints = sorted(Path(folder).glob("lightning_logs/*/checkpoints/*.ckpt"), key=os.path.getmtime)
         checkpoint = next((c for c in checkpoints if c.stem in ("best", "final")), checkpoints[-1])
-        subprocess.run([DYNVID, "test", *common, "--ckpt_path", str(checkpoint)], check=True, env=environment)
+        _call([DYNVID, "test", *common, "--ckpt_path", str(checkpoint)], environment)
         report = next(Path(folder).rglob("report.json"))
         with report.with_name("flops_accuracy.csv").open(newline="") as file:
             curve = list(csv.DictReader(file))
         return Run(round(minutes, 2), json.loads(report.read_text()), curve)
+
+
+def stop_children_on_sigterm() -> None:
+    """Let a SIGTERM end the runs under way too, and remove their folders."""
+
+    def stop(*_: object) -> None:
+        for child in _running:
+            child.terminate()
+        sys.exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def shown(arguments: list[str]) -> str:
+    """The arguments as results keep them: paths by their last part, since folders differ between machines."""
+    return " ".join(Path(word).name if os.sep in word else word for word in arguments)
+
+
+def require_same(file: Path, kept: str, now: str) -> None:
+    """Refuse to add a run to results that other arguments gave."""
+    if kept != now:
+        sys.exit(f"{file} holds runs with '{kept}', not with '{now}': take another --name, or remove the file")
 
 
 def write(file: Path, text: str) -> None:
@@ -45,3 +70,17 @@ def write(file: Path, text: str) -> None:
     unfinished = file.with_name(f"{file.name}.unfinished")
     unfinished.write_text(text)
     os.replace(unfinished, file)
+
+
+def _call(command: list[str], environment: dict[str, str]) -> None:
+    with subprocess.Popen(command, env=environment) as child:
+        _running.add(child)
+        try:
+            code = child.wait()
+        except BaseException:
+            child.terminate()
+            raise
+        finally:
+            _running.discard(child)
+    if code:
+        raise subprocess.CalledProcessError(code, command)

@@ -12,7 +12,7 @@ import argparse
 import json
 from statistics import mean, median
 
-from runs import RESULTS, fit_and_test, write
+from runs import RESULTS, fit_and_test, require_same, shown, stop_children_on_sigterm, write
 
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -22,10 +22,14 @@ parser.add_argument("--seeds", type=int, default=3)
 parser.add_argument("--config", action="append", required=True)
 parser.add_argument("--carve", action="store_true", help="the seed draws the validation split too")
 options, extra = parser.parse_known_args()
+stop_children_on_sigterm()
 
 file = RESULTS / f"{options.name}.json"
-runs = json.loads(file.read_text())["runs"] if file.exists() else []
 configs = [word for config in options.config for word in ("--config", config)]
+arguments = shown([*(["--carve"] if options.carve else []), *configs, *extra])
+results = json.loads(file.read_text()) if file.exists() else {"arguments": arguments, "runs": []}
+require_same(file, results["arguments"], arguments)
+runs = results["runs"]
 for seed in range(options.seeds):
     if any(run["seed"] == seed for run in runs):
         continue
@@ -38,7 +42,7 @@ for seed in range(options.seeds):
         "saved": [run["saved"] for run in runs],
     }
     summary = {pick.__name__: {name: pick(values) for name, values in picks.items()} for pick in (mean, median)}
-    write(file, json.dumps(summary | {"runs": runs}, indent=2) + "\n")
+    write(file, json.dumps({"arguments": arguments} | summary | {"runs": runs}, indent=2) + "\n")
 
 print(f"{'seed':>6} {'full':>8} {'dynamic':>8} {'saved':>8}")
 rows = [(run["full"]["accuracy"], run["dynamic"]["accuracy"], run["saved"]) for run in runs]

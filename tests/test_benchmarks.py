@@ -49,6 +49,7 @@ def test_the_ablation_resumes_and_summarises(ablation, tmp_path, monkeypatch, ca
     assert len(ran) == 7
     before = list(ran)
     with (tmp_path / "ablation_x.csv").open() as file:
+        assert next(file) == "# --config a.yaml --data.k 1\n"
         assert len({(row["scheme"], row["shift"], row["seed"]) for row in csv.DictReader(file)}) == 7
 
     ran.clear()
@@ -67,3 +68,16 @@ def test_the_ablation_resumes_and_summarises(ablation, tmp_path, monkeypatch, ca
     assert row + "62.5 % (50.0 to 75.0) |" in table
     assert (tmp_path / "ablation_x.png").read_bytes()[:4] == b"\x89PNG"
     assert table[-1] in capsys.readouterr().out
+
+
+def test_results_of_other_arguments_are_refused(ablation, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "fit_and_test", lambda a, t: ablation.Run(1.0, *made_up(a)))
+    monkeypatch.setattr(sys, "argv", ["ablation.py", "--name", "x", "--config", "/here/a.yaml", "--seeds", "1"])
+    ablation.main()
+    before = (tmp_path / "ablation_x.csv").read_text()
+    monkeypatch.setattr(sys, "argv", ["ablation.py", "--name", "x", "--config", "/there/b.yaml", "--seeds", "2"])
+    with pytest.raises(
+        SystemExit, match=r"ablation_x.csv holds runs with '--config a.yaml', not with '--config b.yaml'"
+    ):
+        ablation.main()
+    assert (tmp_path / "ablation_x.csv").read_text() == before
