@@ -1,7 +1,10 @@
 """The ablation resumes where it stopped; runs themselves are replaced by made-up reports."""
 
 import csv
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -81,3 +84,24 @@ def test_results_of_other_arguments_are_refused(ablation, tmp_path, monkeypatch)
     ):
         ablation.main()
     assert (tmp_path / "ablation_x.csv").read_text() == before
+
+
+def test_a_terminated_benchmark_takes_its_run_along(tmp_path):
+    program = tmp_path / "dynvid"
+    program.write_text(f"#!/bin/sh\necho $$ > '{tmp_path}/pid'\nexec sleep 600\n")
+    program.chmod(0o755)
+    code = f"""
+import sys
+sys.path.insert(0, {str(BENCHMARKS)!r})
+import runs
+runs.DYNVID = {str(program)!r}
+runs.stop_children_on_sigterm()
+runs.fit_and_test([])
+"""
+    benchmark = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)})
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+        time.sleep(0.05)
+    benchmark.terminate()
+    assert benchmark.wait(30) == 143
+    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]

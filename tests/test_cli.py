@@ -174,6 +174,36 @@ def test_classify_prints_a_table_and_json(here, capsys):
     assert row["frames"] in (1, 2, 4)
 
 
+def test_classify_stops_in_silence_where_nobody_reads(here):
+    program = Path(sys.executable).with_name("dynvid")
+    command = f"set -o pipefail; '{program}' classify '{best(here)}' data/synthetic/test --json | head -n 1"
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert run.stdout.count("\n") == 1
+    assert run.returncode == 1
+    assert "Broken pipe" not in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--trainer.logger", "false"],
+        ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "run", "--trainer.logger.name", "mine"],
+        ["--checkpoint.dirpath", "kept", "--checkpoint.filename", "final"],
+    ],
+)
+def test_last_and_best_are_found_whatever_the_logger(fitted, tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    common = ["--config", "quickstart.yaml", *TINY, "--data.root", str(fitted / "data/synthetic")]
+    common += ["--trainer.default_root_dir", "run", *arguments]
+    main(["fit", *common])
+    capsys.readouterr()
+    for wanted in ("last", "best"):
+        main(["test", *common, "--ckpt_path", wanted])
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("checkpoint: "))
+        assert ("last.ckpt" in line) == (wanted == "last")
+
+
 def test_classify_goes_on_after_an_unreadable_file(here, capsys):
     (here / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(SystemExit) as caught:
@@ -206,9 +236,18 @@ def test_classify_goes_on_after_an_unreadable_file(here, capsys):
         (["classify", "gone.ckpt", "x.mp4"], "gone.ckpt: no such checkpoint"),
         (["classify"], "required: checkpoint, paths"),
         (["frobnicate"], "no command 'frobnicate'"),
+        (
+            ["test", "--config", "quickstart.yaml", *TINY, "--ckpt_path", "best", "--checkpoint.filename", "{epoch}"],
+            "checkpoint.filename={epoch} makes several files",
+        ),
+        (["check"], "check needs --config"),
+        (["check", "--config", "word.yaml"], "config word.yaml: not a YAML mapping"),
+        (["check", "--config", "bad.yaml"], "config bad.yaml: "),
     ],
 )
 def test_bad_input_is_one_line_and_a_non_zero_code(here, capsys, arguments, reason):
+    Path("bad.yaml").write_text("data: [\n")
+    Path("word.yaml").write_text("data\n")
     code, line = fails(capsys, *arguments)
     assert code in (1, 2)
     assert reason in line

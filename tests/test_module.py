@@ -210,6 +210,7 @@ def test_thresholds_of_another_score_are_refused(fitted, data):
 def test_sync_batchnorm_that_would_drop_activations_is_refused():
     net = UnifiedExitNet("mobilenetv2_035", num_classes=10, num_frames=4, input_size=32)
     module = DynamicInferenceModule(net)
+    module.trainer = trainer(None, 1, logger=False)
     module.on_fit_start()
     with pytest.raises(ValueError, match="sync_batchnorm drops the activations"):
         torch.nn.SyncBatchNorm.convert_sync_batchnorm(module).on_fit_start()
@@ -303,6 +304,32 @@ def test_averaged_weights_keep_thresholds_of_their_own(data, tmp_path):
         assert torch.equal(one.policy.thresholds, thresholds_for_drop(curve.scores, curve.correct, one.net.gmacs, 0.1))
         found = frontier(curve.scores, curve.correct, one.net.gmacs).thresholds
         assert torch.equal(one.curve_thresholds, found)
+
+
+def test_averaged_weights_are_not_saved_by_halves(data, tmp_path):
+    halves = ModelCheckpoint(tmp_path, save_weights_only=True)
+    with pytest.raises(ValueError, match="save_weights_only would leave out the averaged weights"):
+        trainer(tmp_path, 1, EMAWeightAveraging(decay=0.8), halves).fit(make(data), datamodule=data)
+
+
+def test_a_schedule_that_drops_the_scale_of_the_backbone_says_so(data, tmp_path):
+    def one_cycle(optimizer):
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=9)
+
+    plain = trainer(tmp_path, 1, logger=False, enable_checkpointing=False, limit_train_batches=1, limit_val_batches=0)
+    plain.fit(make(data, lr_scheduler=one_cycle), datamodule=data)
+    with pytest.raises(ValueError, match="OneCycleLR sets learning rates of its own, so backbone_lr_scale is lost"):
+        plain.fit(make(data, lr_scheduler=one_cycle, backbone_lr_scale=0.1), datamodule=data)
+
+
+def test_a_training_batch_of_one_video_says_what_to_do(data, tmp_path):
+    ones = SyntheticDataModule(
+        data.root, num_frames=4, size=32, clips_per_class=4, clip_frames=8, num_workers=0, batch_size=1
+    )
+    module = make(data)
+    module.net.heads["2"].insert(0, torch.nn.BatchNorm1d(module.net.heads["2"][0].in_features))
+    with pytest.raises(ValueError, match=r"holds one video, .* data\.batch_size to 2"):
+        trainer(tmp_path, 1, logger=False, enable_checkpointing=False).fit(module, datamodule=ones)
 
 
 @pytest.mark.parametrize("arguments", [{"max_drop": 5.0}, {"max_drop": float("nan")}, {"budget": -1.0}])

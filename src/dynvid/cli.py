@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # exported at run time
@@ -78,6 +78,9 @@ def main(args: list[str] | None = None) -> None:
             load_from_checkpoint_support=False,
             save_config_kwargs={"overwrite": True},  # without a logger, runs share a folder
         )
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(1)
     except SIGTERMException:  # a SystemExit without a code: it would pass for success
         sys.exit(128 + signal.SIGTERM)
     except Exception as error:
@@ -140,13 +143,7 @@ class DynvidCLI(LightningCLI):
         config = self.config[self.subcommand]
         wanted = config.get("ckpt_path")
         if wanted in ("last", "best"):
-            root = Path(config.trainer.default_root_dir or ".")
-            found = [*root.glob(f"lightning_logs/*/checkpoints/{wanted}*.ckpt")]
-            if not found:
-                raise ValueError(
-                    f"--ckpt_path {wanted}: no checkpoint under {root}; run `dynvid fit` with this config first"
-                )
-            config.ckpt_path = str(max(found, key=lambda path: path.stat().st_mtime))
+            config.ckpt_path = _newest_checkpoint(wanted, config.trainer.default_root_dir or ".", config.checkpoint)
             print(f"checkpoint: {config.ckpt_path}")
         elif wanted is None and self.subcommand != "fit":
             raise ValueError(f"{self.subcommand} needs --ckpt_path: best, last, or the path of a checkpoint")
@@ -198,16 +195,18 @@ def _check(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     first.add_argument(
-        "-c", "--config", required=True, action="append", help="A YAML file or packaged config; its `data` is used."
+        "-c", "--config", action="append", default=[], help="A YAML file or packaged config; its `data` is used."
     )
-    first.add_argument("--folder", default="check", help="Where checked.csv and unreadable.csv go (default: check).")
+    first.add_argument("--folder", default="check", help="Where the results go (default: check).")
     first.add_argument("--num_workers", type=int, help="Processes, one per CPU by default.")
     options, overrides = first.parse_known_args(arguments)
+    if not options.config:
+        raise ValueError("check needs --config: a file, or the name of a packaged config such as ucf101.yaml")
     parser = Parser(prog="dynvid check")
     parser.add_subclass_arguments(VideoDataModule, "data")
     settings: dict[str, Any] = {}
     for name in options.config:
-        section = (yaml.safe_load(Path(_find_config(name)).read_text()) or {}).get("data") or {}
+        section = _read_yaml(_find_config(name)).get("data") or {}
         section["init_args"] = settings.get("init_args", {}) | section.get("init_args", {})
         settings |= section
     if "class_path" not in settings:
@@ -215,6 +214,39 @@ def _check(arguments: list[str]) -> int:
     config = parser.parse_args(["--data", json.dumps(settings), *overrides])
     summary = check_data(parser.instantiate_classes(config).data, options.folder, options.num_workers)
     return int(summary.unreadable > 0)
+
+
+def _read_yaml(name: str) -> dict[str, Any]:
+    try:
+        with open(name, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except yaml.YAMLError as error:
+        raise ValueError(f"config {name}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"config {name}: not a YAML mapping")
+    return content
+
+
+def _newest_checkpoint(wanted: Literal["last", "best"], root: str, checkpoint: Any) -> str:
+    """The last or best checkpoint of the newest run under `root`, whatever logger it had.
+
+    Args:
+        wanted: Which.
+        root: The trainer's root folder.
+        checkpoint: The arguments of ModelCheckpoint, which may say another folder or name.
+
+    Raises:
+        ValueError: There is none, or it cannot be told by its name.
+    """
+    name = "last" if wanted == "last" else checkpoint.filename or "{epoch}-{step}"  # Lightning's default
+    if "{" in name:
+        raise ValueError(f"--ckpt_path best: checkpoint.filename={name} makes several files; give the path of one")
+    where = checkpoint.dirpath or root
+    folders = [""] if checkpoint.dirpath else ["checkpoints/", "*/*/checkpoints/"]  # without and with a logger
+    found = [path for folder in folders for path in Path(where).glob(f"{folder}{name}*.ckpt")]
+    if not found:
+        raise ValueError(f"--ckpt_path {wanted}: no {name}.ckpt under {where}; run `dynvid fit` with this config first")
+    return str(max(found, key=lambda path: path.stat().st_mtime))
 
 
 def _find_config(name: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
@@ -124,13 +125,19 @@ class DynamicInferenceModule(pl.LightningModule):
         """Refuse what would change the net in silence.
 
         Raises:
-            ValueError: `sync_batchnorm` has replaced timm's batch norm together with the activation inside it.
+            ValueError: `sync_batchnorm` has replaced timm's batch norm together with the activation inside it; or
+                checkpoints would hold thresholds of averaged weights without these weights.
         """
         if self._has_fused_norms and any(type(layer) is nn.SyncBatchNorm for layer in self.net.modules()):
             raise ValueError(
                 "trainer.sync_batchnorm drops the activations inside timm's batch norm: leave it off, and pass the net "
                 "through timm.layers.convert_sync_batchnorm instead"
             )
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning's own annotation lacks it
+        if any(isinstance(callback, WeightAveraging) for callback in callbacks) and any(
+            isinstance(callback, ModelCheckpoint) and callback.save_weights_only for callback in callbacks
+        ):
+            raise ValueError("checkpoint.save_weights_only would leave out the averaged weights: leave it off")
 
     def configure_optimizers(self) -> Any:
         """The optimizer and the schedulers that were asked for."""
@@ -141,6 +148,12 @@ class DynamicInferenceModule(pl.LightningModule):
         schedulers: list[dict[str, Any]] = []
         if self.lr_scheduler is not None:
             scheduler = self.lr_scheduler(optimizer)
+            head_lr, backbone_lr = (group["lr"] for group in optimizer.param_groups)
+            if not math.isclose(backbone_lr, head_lr * self.backbone_lr_scale):
+                raise ValueError(
+                    f"{type(scheduler).__name__} sets learning rates of its own, so backbone_lr_scale is lost: leave "
+                    "it at 1, or take a schedule that scales them, such as CosineAnnealingLR with warmup_epochs"
+                )
             monitor = {"monitor": scheduler.monitor} if isinstance(scheduler, ReduceLROnPlateau) else {}
             schedulers.append({"scheduler": scheduler} | monitor)
         if self.warmup_epochs:
@@ -160,7 +173,16 @@ class DynamicInferenceModule(pl.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss over all exits."""
+        """The loss over all exits.
+
+        Raises:
+            ValueError: The batch is one video, and a head normalises over the batch.
+        """
+        if len(batch["label"]) == 1 and any(isinstance(layer, nn.BatchNorm1d) for layer in self.net.heads.modules()):
+            raise ValueError(
+                "a training batch holds one video, and the heads normalise over the batch: set data.batch_size to 2 or "
+                "more"
+            )
         loss: Tensor = self.loss(self(batch["video"]), batch["label"])
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["label"]))
         return loss

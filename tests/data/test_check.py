@@ -1,5 +1,6 @@
 import csv
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,9 @@ def test_results(videos: list[str], tmp_path: Path, num_workers: int) -> None:
     unreadable = table(tmp_path / "out/unreadable.csv")
     assert {row["path"] for row in unreadable} == set(videos[3:])
     assert all(row["reason"] for row in unreadable)
+    written = json.loads((tmp_path / "out/summary.json").read_text())
+    assert (written["videos"], written["unreadable"]) == (5, 2)
+    assert {name: tuple(q) for name, q in written["statistics"].items()} == summary.statistics
 
 
 @pytest.fixture

@@ -34,6 +34,20 @@ def test_a_linked_folder_is_looked_into(tmp_path: Path) -> None:
     assert set(find_names(tmp_path / "root", {"a", "b"})) == {"a", "b"}
 
 
+def test_links_that_lead_back_are_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path, "x/a.mp4")
+    (tmp_path / "x/up").symlink_to(tmp_path)
+    (tmp_path / "x/here").symlink_to(tmp_path / "x")
+    assert find_names(tmp_path, {"a", "b"}) == {"a": str(tmp_path / "x/a.mp4")}
+
+
+def test_another_encoding_says_where(tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    file.write_bytes("v_a 1\nv_é 2\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"list.txt, line 2: not UTF-8"):
+        read_lines(file, "")
+
+
 def test_each_folder_is_listed_once_and_frame_folders_never(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, *(f"class {i % 3}/{i}.mp4" for i in range(30)), *(f"frames/f{i}/1.jpg" for i in range(30)))
     listings: list[str] = []

@@ -49,6 +49,12 @@ def test_other_split(tree: Path) -> None:
         HMDB51DataModule(tree, split=3).videos("test")
 
 
+def test_a_line_of_another_form(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "climb_test_split1.txt").write_text("a_climb_f_cm_np1_le_med_1.avi 1\nb_climb_f_cm_np1_le_med_1.avi\n")
+    with pytest.raises(ValueError, match=r"climb_test_split1\.txt, line 2: does not end in 0, 1 or 2"):
+        HMDB51DataModule(tree, annotations=tmp_path).videos("train")
+
+
 SPLITS: tuple[Literal[1, 2, 3], ...] = (1, 2, 3)
 
 

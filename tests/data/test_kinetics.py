@@ -96,10 +96,20 @@ def test_a_fifth_may_be_missing(tree: Path, tmp_path: Path) -> None:
         KineticsDataModule(**arguments).videos("test")
 
 
+def test_one_of_two_lists_is_never_taken_in_silence(tree: Path, tmp_path: Path) -> None:
+    for name in ("kinetics400_train.csv", "kinetics600_train.csv"):
+        (tmp_path / name).write_text(rows("train", "ab"))
+    with pytest.raises(ValueError, match=r"holds kinetics400_train\.csv and kinetics600_train\.csv; leave one"):
+        _ = KineticsDataModule(tree, annotations=tmp_path).class_names
+
+
 def test_errors(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(rows("train", "ab"))
     (tmp_path / "validate.csv").write_text(rows("validate", "abc"))
     with pytest.raises(ValueError, match=r"validate\.csv: class 'yoga' is not among the training videos"):
+        KineticsDataModule(tree, annotations=tmp_path).videos("test")
+    (tmp_path / "validate.csv").write_text("label,youtube_id,time_start,time_end,split\n" + CLASSES[0] + ",x,,10,val\n")
+    with pytest.raises(ValueError, match=r"validate\.csv, video x: a time is no number"):
         KineticsDataModule(tree, annotations=tmp_path).videos("test")
     (tmp_path / "train.csv").write_text("youtube_id,time_start,time_end,split\na,0,10,test\n")
     with pytest.raises(ValueError, match=r"train\.csv, line 1: no column label"):

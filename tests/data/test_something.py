@@ -93,6 +93,9 @@ def test_v2_test_list(v2: Path) -> None:
 def test_v2_errors(v2: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"v2-validation\.json does not exist: unpack the labels"):
         SomethingSomethingV2DataModule(v2, annotations=tmp_path).videos("test")
+    (tmp_path / "labels.json").write_text('{"Holding something": "0",\n')
+    with pytest.raises(ValueError, match=r"labels\.json, line 2: not JSON .*; download it again"):
+        _ = SomethingSomethingV2DataModule(v2, annotations=tmp_path).class_names
     (tmp_path / "labels.json").write_text('{"Holding something": "0"}')
     (tmp_path / "validation.json").write_text('[{"id": "7", "template": "Dropping [something]"}]')
     with pytest.raises(ValueError, match=r"validation\.json, video 7: class 'Dropping something' is not in the labels"):

@@ -93,3 +93,8 @@ def test_same_seed_same_clips(tmp_path):
         SyntheticDataModule(tmp_path / name, clips_per_class=1, clip_frames=2, size=32).prepare_data()
     a, b = (VideoReader(tmp_path / name / "train" / "ring" / "ring_0000.mp4").read([0, 1]) for name in "ab")
     assert torch.equal(a, b)
+
+
+def test_an_odd_size_says_so(tmp_path):
+    with pytest.raises(ValueError, match=r"size=63: H\.264 needs an even number"):
+        SyntheticDataModule(tmp_path / "clips", size=63)

@@ -76,6 +76,12 @@ def test_unknown_class(tree: Path, tmp_path: Path) -> None:
         read_list(tmp_path, "test", 1)
 
 
+def test_a_line_of_another_form(tmp_path: Path) -> None:
+    (tmp_path / "classInd.txt").write_text("1 YoYo\nSwim\n")
+    with pytest.raises(ValueError, match=r"classInd\.txt, line 2: not a number and a name"):
+        read_classes(tmp_path)
+
+
 def test_official_lists(real_data: Path) -> None:
     lists = real_data / "annotations/ucf101"
     classes = read_classes(lists)

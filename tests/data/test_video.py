@@ -266,3 +266,9 @@ def test_real_frame_folder(real_data: Path, tmp_path: Path) -> None:
     read = open_video(folder).read([9])[0].permute(1, 2, 0).numpy().astype(float)
     reference = decode_all(folder / "img_00010.jpg")[0]  # FFmpeg and libjpeg round colours differently
     assert np.abs(read - reference).mean() < 2
+
+
+def test_sixteen_bit_grey_frames_keep_their_brightness(tmp_path: Path) -> None:
+    grey = np.array([[0, 0x12FF], [0x8000, 0xFFFF]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "1.png")
+    assert open_video(tmp_path).read([0])[0].unique(dim=0).tolist() == [[[0, 0x12], [0x80, 0xFF]]]

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -97,7 +98,8 @@ def check_videos(paths: Iterable[str], folder: str | Path, num_workers: int | No
 
     Each result is appended to `folder/checked.csv` as it comes. Videos that are there already are not decoded
     again, so an interrupted check goes on where it stopped; remove the file to start afresh. What cannot be read
-    is listed in `folder/unreadable.csv` with the reason: give that file to a data module as `exclude`.
+    is listed in `folder/unreadable.csv` with the reason: give that file to a data module as `exclude`. What is
+    returned is also written to `folder/summary.json`.
 
     Args:
         paths: Video files or folders of frames.
@@ -127,7 +129,9 @@ def check_videos(paths: Iterable[str], folder: str | Path, num_workers: int | No
         # All that were ever found: those already left out by `exclude` are not among `paths`.
         unreadable = [(abspath(result.path), result.reason) for result in results.values() if result.status != "ok"]
         csv.writer(file, lineterminator="\n").writerows([("path", "reason"), *unreadable])
-    return Summary(len(names), bad, _statistics([results[path] for path in names]))
+    summary = Summary(len(names), bad, _statistics([results[path] for path in names]))
+    (folder / "summary.json").write_text(json.dumps(asdict(summary), indent=2) + "\n")
+    return summary
 
 
 def check_video(path: str) -> Checked:

@@ -1,6 +1,5 @@
 """Lightning data modules: a common base, and one for videos sorted into folders or listed in a CSV file."""
 
-import csv
 import os
 import random
 import warnings
@@ -18,7 +17,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from dynvid.data.dataset import OnError, Video, VideoDataset, collate
-from dynvid.data.files import find_names, find_paths, read_excluded, write_missing
+from dynvid.data.files import find_names, find_paths, read_excluded, read_rows, write_missing
 from dynvid.data.transforms import decode_size, eval_transform, mixup, three_crop_transform, train_transform
 from dynvid.data.video import is_video
 
@@ -279,20 +278,19 @@ def _read_folders(root: Path) -> Iterator[_Entry]:
 
 
 def _read_csv(file: Path) -> Iterator[_Entry]:
-    with file.open(newline="", encoding="utf-8-sig") as lines:  # -sig: spreadsheets add a mark
-        rows = csv.DictReader(lines, restval="", skipinitialspace=True)
-        columns = rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
-        if missing := {"path", "label", "split"} - set(columns):
-            raise ValueError(f"{file}, line 1: no column {', '.join(sorted(missing))}; found {', '.join(columns)}")
-        for row in rows:
-            path, label, split = (row[name].strip() for name in ("path", "label", "split"))
-            if not (path or label or split):
-                continue
-            if not (path and label):
-                raise ValueError(f"{file}, line {rows.line_num}: path or label is empty")
-            if split not in get_args(Split):
-                raise ValueError(f"{file}, line {rows.line_num}: split {split!r} is not train, val or test")
-            yield _Entry(str(file.parent / path), label, split, row.get("group", "").strip())
+    rows = read_rows(file, "set `annotations` to your CSV")
+    columns = rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
+    if missing := {"path", "label", "split"} - set(columns):
+        raise ValueError(f"{file}, line 1: no column {', '.join(sorted(missing))}; found {', '.join(columns)}")
+    for row in rows:
+        path, label, split = (row[name].strip() for name in ("path", "label", "split"))
+        if not (path or label or split):
+            continue
+        if not (path and label):
+            raise ValueError(f"{file}, line {rows.line_num}: path or label is empty")
+        if split not in get_args(Split):
+            raise ValueError(f"{file}, line {rows.line_num}: split {split!r} is not train, val or test")
+        yield _Entry(str(file.parent / path), label, split, row.get("group", "").strip())
 
 
 def carve(videos: Sequence[Video], fraction: float, seed: int) -> tuple[list[Video], list[Video]]:

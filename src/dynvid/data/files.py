@@ -1,10 +1,13 @@
 """Listed videos on disk, and the lists themselves."""
 
 import csv
+import io
+import json
 import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from dynvid.data.video import VIDEO_SUFFIXES
 
@@ -12,7 +15,8 @@ from dynvid.data.video import VIDEO_SUFFIXES
 def find_names(folder: Path, names: Collection[str]) -> dict[str, str]:
     """Find videos by name, however they are sorted into folders and whatever they were encoded to.
 
-    Every folder is listed once; of files with one name, the least nested is taken, then the first by path.
+    Every folder is listed once, however many links lead to it; of files with one name, the least nested is taken, then
+    the first by path.
 
     Args:
         folder: Where to look, at any depth. Hidden folders and the frames of frame folders are passed over.
@@ -22,8 +26,12 @@ def find_names(folder: Path, names: Collection[str]) -> dict[str, str]:
         `{name: path}` of those that are there.
     """
     found: dict[str, str] = {}
-    folders = [str(folder)]
+    folders, seen = [str(folder)], set()
     for current in folders:  # grows on the way: breadth first
+        status = os.stat(current)
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
         with os.scandir(current) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 stem, suffix = os.path.splitext(entry.name)
@@ -56,21 +64,50 @@ def find_paths(paths: Collection[str]) -> dict[str, str]:
     return found
 
 
-def read_lines(file: Path, hint: str) -> list[tuple[int, str]]:
-    """Numbered lines of a list file, less the blank ones: official files mix line ends and trailing blanks.
+def read_text(file: Path, hint: str) -> str:
+    """The text of an annotation file.
 
     Args:
-        file: A text file.
+        file: A file in UTF-8.
         hint: What to do where it is missing.
 
     Raises:
         FileNotFoundError: It is missing.
+        ValueError: It is in another encoding.
     """
     if not file.exists():
         raise FileNotFoundError(f"{file} does not exist: {hint}")
+    try:
+        return file.read_text(encoding="utf-8-sig")  # -sig: spreadsheets add a mark
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{file}, line {line}: not UTF-8; save the file in that encoding") from error
+
+
+def read_lines(file: Path, hint: str) -> list[tuple[int, str]]:
+    """Numbered lines of a list file, less the blank ones: official files mix line ends and trailing blanks.
+
+    Arguments and errors are those of `read_text`.
+    """
     # Not splitlines: it also breaks at characters that titles may hold.
-    lines = enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1)
+    lines = enumerate(read_text(file, hint).split("\n"), 1)
     return [(number, line.strip()) for number, line in lines if line.strip()]
+
+
+def read_rows(file: Path, hint: str) -> "csv.DictReader[str]":
+    """Rows of a CSV file with a header; a cell that a row lacks is empty.
+
+    Arguments and errors are those of `read_text`.
+    """
+    return csv.DictReader(io.StringIO(read_text(file, hint)), restval="", skipinitialspace=True)
+
+
+def read_json(file: Path, hint: str) -> Any:
+    """The content of a JSON file; arguments and errors are those of `read_text`, and ValueError for other content."""
+    try:
+        return json.loads(read_text(file, hint))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}, line {error.lineno}: not JSON ({error.msg}); download it again") from error
 
 
 def read_excluded(file: str | Path) -> set[str]:

@@ -55,10 +55,13 @@ class HMDB51DataModule(VideoDataModule):
         mark = "1" if split == "train" else "2"  # 0: in neither
         videos = []
         for label, name in enumerate(self.class_names):
-            for _, line in read_lines(self.annotations / f"{name}_test_split{self.split}.txt", "unpack it again"):
-                file, number = line.rsplit(maxsplit=1)
-                if number == mark:
-                    stem = PurePosixPath(file).stem
+            file = self.annotations / f"{name}_test_split{self.split}.txt"
+            for number, line in read_lines(file, "unpack it again"):
+                video, _, part = line.rpartition(" ")
+                if part not in ("0", "1", "2"):
+                    raise ValueError(f"{file}, line {number}: does not end in 0, 1 or 2")
+                if part == mark:
+                    stem = PurePosixPath(video.strip()).stem
                     videos.append(Video(stem, label, source(stem, name)))
         return videos
 

@@ -1,12 +1,13 @@
 """Kinetics-400, -600 and -700 (Kay et al., 2017; Carreira et al., 2018 and 2019): ten seconds of YouTube videos."""
 
-import csv
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dynvid.data.datamodule import Split, VideoDataModule
 from dynvid.data.dataset import Video
+from dynvid.data.files import read_rows
 
 # As the authors, CVDF and mmaction2 call them. Results are reported on the validation list, so test means that.
 _FILES = {"train": ("train.csv", "*_train.csv"), "test": ("validate.csv", "val.csv", "*_val.csv")}
@@ -42,7 +43,7 @@ class KineticsDataModule(VideoDataModule):
     @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes, sorted: the official order."""
-        return sorted({row["label"] for row in read_rows(self._file("train", "test"))})
+        return sorted({row["label"] for row in _rows(self._file("train", "test"))})
 
     def listed(self, split: Split) -> list[Video]:
         """The videos of an official file, in its order."""
@@ -51,10 +52,13 @@ class KineticsDataModule(VideoDataModule):
         file = self._file(split)
         label_of = {name: label for label, name in enumerate(self.class_names)}
         videos = []
-        for row in read_rows(file):
+        for row in _rows(file):
             if row["label"] not in label_of:
                 raise ValueError(f"{file}: class {row['label']!r} is not among the training videos")
-            start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
+            try:
+                start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
+            except ValueError as error:
+                raise ValueError(f"{file}, video {row['youtube_id']}: a time is no number ({error})") from error
             name = f"{row['youtube_id']}_{start:06d}_{end:06d}"
             videos.append(Video(name, label_of[row["label"]], row["youtube_id"]))
         return videos
@@ -63,22 +67,19 @@ class KineticsDataModule(VideoDataModule):
         """The annotation file of the first of the splits that has one, by the first of its usual names."""
         patterns = [pattern for split in splits for pattern in _FILES[split]]
         for pattern in patterns:
-            if found := sorted(self.annotations.glob(pattern)):
+            found = sorted(self.annotations.glob(pattern))
+            if len(found) > 1:
+                raise ValueError(f"{self.annotations}: holds {' and '.join(file.name for file in found)}; leave one")
+            if found:
                 return found[0]
         raise FileNotFoundError(
             f"{self.annotations}: holds no {' or '.join(patterns)}; set `annotations` to the official files' folder"
         )
 
 
-def read_rows(file: Path) -> list[dict[str, str]]:
-    """Rows of an annotation file by column, with or without `is_cc`.
-
-    Raises:
-        ValueError: It has other columns.
-    """
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        rows = csv.DictReader(lines)
-        columns = {"label", "youtube_id", "time_start", "time_end"}
-        if missing := columns - set(rows.fieldnames or []):
-            raise ValueError(f"{file}, line 1: no column {', '.join(sorted(missing))}")
-        return list(rows)
+def _rows(file: Path) -> Iterable[dict[str, str]]:
+    """Rows of an annotation file by column, with or without `is_cc`."""
+    rows = read_rows(file, "set `annotations` to the official files' folder")
+    if missing := {"label", "youtube_id", "time_start", "time_end"} - set(rows.fieldnames or []):
+        raise ValueError(f"{file}, line 1: no column {', '.join(sorted(missing))}")
+    return rows

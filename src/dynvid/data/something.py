@@ -1,13 +1,12 @@
 """Something-Something (Goyal et al., 2017): 174 templates of things done to things; 108,499 and 220,847 videos."""
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from dynvid.data.datamodule import Split, VideoDataModule
 from dynvid.data.dataset import Video
-from dynvid.data.files import read_lines
+from dynvid.data.files import read_json, read_lines
 
 _HINT = "unpack the labels of the download and set `annotations` to their folder"
 
@@ -77,7 +76,7 @@ class SomethingSomethingV2DataModule(VideoDataModule):
     @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes, by the indices of labels.json."""
-        index_of: dict[str, str] = json.loads(self._file("labels.json").read_text(encoding="utf-8"))
+        index_of: dict[str, str] = read_json(self._file("labels.json"), _HINT)
         return sorted(index_of, key=lambda name: int(index_of[name]))
 
     def listed(self, split: Split) -> list[Video]:
@@ -89,7 +88,7 @@ class SomethingSomethingV2DataModule(VideoDataModule):
         file = self._file("validation.json" if split == "test" else "train.json")
         label_of = {name: label for label, name in enumerate(self.class_names)}
         videos = []
-        for row in json.loads(file.read_text(encoding="utf-8")):
+        for row in read_json(file, _HINT):
             name = row["template"].replace("[", "").replace("]", "")
             if name not in label_of:
                 raise ValueError(f"{file}, video {row['id']}: class {name!r} is not in the labels")

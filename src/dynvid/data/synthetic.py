@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -119,37 +119,32 @@ class SyntheticDataModule(VideoFolderDataModule):
     Args:
         root: Folder for the clips; made on first use.
         num_frames: Frames T of a clip as the net sees it.
-        size: Height and width in pixels, of the files too.
+        size: Height and width in pixels, even; of the files too.
         batch_size: Clips per batch.
-        num_workers: Loader processes, by default one per core.
         clips_per_class: Training clips of each class; validation and test have half as many each.
         clip_frames: Frames per file.
         seed: Of the clips.
+        **kwargs: Those of `VideoDataModule`, less `hflip`.
 
     Raises:
-        ValueError: `root` holds clips made with other arguments, or something else.
+        ValueError: `root` holds clips made with other arguments, or something else; or the size is odd.
     """
 
     def __init__(
         self,
-        root: str = "data/synthetic",
+        root: str | Path = "data/synthetic",
         num_frames: int = 8,
         size: int = 64,
         batch_size: int = 32,
-        num_workers: int | None = None,
         clips_per_class: int = 120,
         clip_frames: int = 24,
         seed: int = 0,
+        **kwargs: Any,
     ) -> None:
+        if size % 2:
+            raise ValueError(f"size={size}: H.264 needs an even number of pixels")
         # A mirrored "left" is a "right".
-        super().__init__(
-            root,
-            num_frames=num_frames,
-            size=size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            hflip=False,
-        )
+        super().__init__(root, None, num_frames=num_frames, size=size, batch_size=batch_size, hflip=False, **kwargs)
         self.min_area = 0.7  # as the centre crop of the test: a smaller part would not show the whole motion
         self.clips_per_class, self.clip_frames, self.clip_seed = clips_per_class, clip_frames, seed
 

@@ -51,8 +51,15 @@ def read_classes(annotations: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: It is not there.
+        ValueError: A line is of another form.
     """
-    return [line.split()[1] for _, line in read_lines(annotations / "classInd.txt", _HINT)]
+    file, names = annotations / "classInd.txt", []
+    for number, line in read_lines(file, _HINT):
+        index, _, name = line.partition(" ")
+        if not (index.isdecimal() and name):
+            raise ValueError(f"{file}, line {number}: not a number and a name, such as '1 ApplyEyeMakeup'")
+        names.append(name.strip())
+    return names
 
 
 def read_list(annotations: Path, part: Literal["train", "test"], split: int) -> list[Video]:

@@ -19,6 +19,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL.Image import DecompressionBombError, Resampling
+from PIL.Image import fromarray as from_array
 from PIL.Image import open as open_image
 from torch import Tensor
 
@@ -294,7 +295,10 @@ class FrameFolder:
         """Decode a frame to uint8 `(H, W, 3)`."""
         try:
             with open_image(self._files[index]) as file:
-                image = file.convert("RGB")
+                if file.mode.startswith("I"):  # 16-bit grey, which Pillow would clip to 255
+                    image = from_array((np.asarray(file) >> 8).astype(np.uint8)).convert("RGB")
+                else:
+                    image = file.convert("RGB")
         except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:  # Pillow's words for a bad file
             raise VideoError(f"{self._files[index]}: frame {index} could not be decoded ({error})") from error
         height, width = _shrink(image.height, image.width, short_side)
