@@ -7,12 +7,15 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
 import av
 import numpy as np
 import torch
+from av.bitstream import BitStreamFilterContext
+from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -29,10 +32,15 @@ VIDEO_SUFFIXES = frozenset({".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
 """Lower-case file endings that count as a frame of a frame folder."""
 
-# In these codecs a packet is a frame and carries its time. DivX and Xvid pack two frames into one packet.
+# In these codecs a packet is a frame and carries its time.
 _FRAME_PER_PACKET = {"h264", "hevc", "vp9", "libdav1d", "av1"}
 # Here "non-reference" is a promise to all later frames; in HEVC only to those of the same temporal layer.
-_SKIPPABLE = {"h264", "vp9"}
+_SKIPPABLE = {"h264", "vp9", "mpeg4"}
+# The start of a picture in MPEG-4 part 2 (DivX, Xvid), and the two bits behind it that say its type.
+_MPEG4_PICTURE = re.compile(rb"\x00\x00\x01\xb6(.)", re.DOTALL)
+_MPEG4_B = 2
+# A shorter picture may be one that says "nothing new", for which FFmpeg gives no frame.
+_MPEG4_MIN_BYTES = 20
 # Frames of a clip that had to be decoded to be counted are kept up to this size (raw, in bytes).
 _KEEP_BYTES = 256 * 2**20
 
@@ -49,8 +57,9 @@ class VideoReader:
 
     The file is demuxed once and closed; the compressed packets stay in memory (the size of the video track on
     disk, a few MB for a clip). `read` then decodes as little as the asked frames need, and gives the very
-    pixels that decoding the whole file gives. Files whose time stamps cannot be trusted (DivX and Xvid, as in
-    UCF-101 and HMDB-51) are decoded whole at opening to count their frames, which are kept up to 256 MB.
+    pixels that decoding the whole file gives. DivX and Xvid files (UCF-101, HMDB-51), whose packets may hold two
+    frames and whose time stamps cannot be trusted, are sorted by the types of their pictures. Where packets tell
+    nothing, the file is decoded whole at opening to count its frames, which are kept up to 256 MB.
 
     Args:
         source: A path, the bytes of a file, or a binary file object that can seek.
@@ -85,6 +94,7 @@ class VideoReader:
                 self.fps = float(stream.average_rate or stream.guessed_rate or 25)  # 25: what FFmpeg assumes
                 time_base = stream.time_base or Fraction(1)
                 self._packets = [packet for packet in container.demux(stream) if packet.size]
+                pictures = _mpeg4_pictures(self._packets, stream) if self._decoder.name == "mpeg4" else []
             self._decoder.thread_count = 1  # decoding clips side by side is cheaper, and AUTO can deadlock
             self._decoder.thread_type = "NONE"
             self._decoder.open(strict=False)  # before skip_frame is touched: some decoders read it only here
@@ -94,6 +104,10 @@ class VideoReader:
         self._kept: list[VideoFrame] = []
         self._pts = [packet.pts for packet in self._packets if packet.pts is not None]
         self._order = self._presentation_order()
+        if pictures and pictures[0].pts == 0:  # else frames ahead of the first key frame: only decoding tells
+            self._packets, time_base = pictures, 1 / Fraction(self.fps)
+            self._pts = [picture.pts for picture in pictures if picture.pts is not None]
+            self._order = sorted(range(len(pictures)), key=self._pts.__getitem__)
         if self._order is not None:
             times = np.array([self._pts[i] for i in self._order])
             self.timestamps = (times - times[0]) * float(time_base)
@@ -213,7 +227,7 @@ class VideoReader:
     def _to_rgb(self, frame: VideoFrame, short_side: int | None) -> Image:
         """Convert a decoded frame to uint8 `(H, W, 3)`, shrunk and upright."""
         height, width = _shrink(frame.height, frame.width, short_side)
-        image = np.asarray(self._converter.reformat(frame, width, height, "rgb24").to_ndarray(), np.uint8)
+        image = np.asarray(self._converter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray(), np.uint8)
         return np.rot90(image, round(frame.rotation / 90))  # both count counter-clockwise
 
     def _runs(self, targets: Iterable[int]) -> list[tuple[int, list[int]]]:
@@ -338,6 +352,40 @@ def is_frame(path: Path) -> bool:
     (True, False)
     """
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def _mpeg4_pictures(packets: list["Packet[VideoStream]"], stream: VideoStream) -> list["Packet[VideoStream]"]:
+    """Packets with one picture each, whose times are their places in the order of showing; empty where unsure.
+
+    Pictures of type B are shown at once, the others when the next one that is not B has come.
+    """
+    packed = False  # a B-frame came with the picture before it, and the filler in its place is still to come
+    for packet in packets:
+        content = bytes(packet)
+        starts = [match.start() for match in _MPEG4_PICTURE.finditer(content)]
+        lengths = [stop - start for start, stop in pairwise([*starts, len(content)])]
+        if packed and len(lengths) == 1 and lengths[0] < _MPEG4_MIN_BYTES:
+            packed = False
+        elif len(lengths) > 2 - packed or min(lengths, default=_MPEG4_MIN_BYTES) < _MPEG4_MIN_BYTES:
+            return []
+        packed |= len(lengths) == 2  # at the end of a file FFmpeg drops such a B-frame, here and in its decoder
+    unpacker = BitStreamFilterContext("mpeg4_unpack_bframes", stream)  # empties the packets that it is given
+    pictures: list[Packet[VideoStream]] = []
+    shown: list[Packet[VideoStream]] = []
+    waiting: list[Packet[VideoStream]] = []
+    for picture in (one for packet in (*packets, None) for one in unpacker.filter(packet)):
+        start = _MPEG4_PICTURE.search(bytes(picture))
+        if start is None:  # a filler behind a packet of two
+            continue
+        pictures.append(picture)
+        if start[1][0] >> 6 == _MPEG4_B:
+            shown.append(picture)
+        else:
+            shown += waiting
+            waiting = [picture]
+    for time, picture in enumerate(shown + waiting):
+        picture.pts = time
+    return pictures
 
 
 def _check_indices(indices: Iterable[int] | Tensor, length: int, name: str) -> list[int]:
