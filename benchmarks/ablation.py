@@ -100,7 +100,10 @@ def read(file: Path) -> tuple[str, dict[Key, Points]]:
     """The arguments and the runs that a file holds."""
     found: dict[Key, Points] = {}
     with file.open(newline="") as lines:
-        arguments = next(lines).removeprefix("# ").rstrip("\n")
+        first = next(lines, "")
+        if not first.startswith("# "):
+            return "arguments that it does not tell", {}
+        arguments = first.removeprefix("# ").rstrip("\n")
         for row in csv.DictReader(lines):
             of_run = found.setdefault((row["scheme"], row["shift"], int(row["seed"])), {})
             of_run.setdefault(row["kind"], []).append((float(row["gmacs"]), float(row["accuracy"])))

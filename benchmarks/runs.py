@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -55,7 +56,13 @@ def stop_children_on_sigterm() -> None:
 
 def shown(arguments: list[str]) -> str:
     """The arguments as results keep them: paths by their last part, since folders differ between machines."""
-    return " ".join(Path(word).name if os.sep in word else word for word in arguments)
+
+    def short(word: str) -> str:
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        is_path = value.startswith(("/", "./", "../", "~")) or (os.sep in value and Path(value).exists())
+        return f"{option}{equals}{Path(value).name if is_path else value}"
+
+    return shlex.join(short(word) for word in arguments)
 
 
 def require_same(file: Path, kept: str, now: str) -> None:

@@ -28,7 +28,7 @@ file = RESULTS / f"{options.name}.json"
 configs = [word for config in options.config for word in ("--config", config)]
 arguments = shown([*(["--carve"] if options.carve else []), *configs, *extra])
 results = json.loads(file.read_text()) if file.exists() else {"arguments": arguments, "runs": []}
-require_same(file, results["arguments"], arguments)
+require_same(file, results.get("arguments", "arguments that it does not tell"), arguments)
 runs = results["runs"]
 for seed in range(options.seeds):
     if any(run["seed"] == seed for run in runs):

@@ -99,9 +99,19 @@ runs.stop_children_on_sigterm()
 runs.fit_and_test([])
 """
     benchmark = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)})
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().endswith("\n"):
+        assert benchmark.poll() is None
         time.sleep(0.05)
     benchmark.terminate()
     assert benchmark.wait(30) == 143
-    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_arguments_are_kept_without_folders(ablation):
+    import runs
+
+    words = ["--config", "a.yaml", "--data.root=/x/clips", "--data.root", "../y/clips", "--x", '{"b": "c/d"}', "a b"]
+    kept = """--config a.yaml --data.root=clips --data.root clips --x '{"b": "c/d"}' 'a b'"""
+    assert runs.shown(words) == kept

@@ -124,6 +124,19 @@ def test_a_budget_below_the_first_exit_says_so():
         thresholds_for_budget(scores, correct, GMACS, 0.5)
 
 
+def test_scores_that_are_no_numbers_say_so():
+    scores, correct = outcomes(0)
+    with pytest.raises(ValueError, match="training has diverged"):
+        thresholds_for_budget(scores * torch.nan, correct, GMACS, 2.0)
+
+
+def test_scores_in_double_precision_are_rounded_as_the_thresholds_are():
+    for seed in range(50):
+        scores, correct = outcomes(seed)
+        thresholds = thresholds_for_budget(scores.double() / 3, correct, GMACS, GMACS[0])
+        assert operate(scores / 3, correct, GMACS, thresholds[None]).gmacs == GMACS[0]
+
+
 def test_one_exit_needs_no_thresholds():
     scores, correct = outcomes(0, exits=1)
     assert thresholds_for_drop(scores, correct, (1.0,), 0.0).tolist() == [-torch.inf]

@@ -174,6 +174,25 @@ def test_classify_prints_a_table_and_json(here, capsys):
     assert row["frames"] in (1, 2, 4)
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["classify", "{best}", "data/synthetic/test/ring"]])
+def test_a_reader_that_is_gone_is_no_error(here, arguments):
+    program = Path(sys.executable).with_name("dynvid")
+    command = [str(program), *(word.format(best=best(here)) for word in arguments)]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run.stdout.close()
+    assert run.stderr.read() == ""
+    assert run.wait() == 1
+
+
+def test_a_broken_pipe_elsewhere_is_said(here, capsys, monkeypatch):
+    def broken(*_):
+        raise BrokenPipeError("a loader process died")
+
+    monkeypatch.setattr("dynvid.commands.classify", broken)
+    code, line = fails(capsys, "classify", "x.ckpt", "x.mp4")
+    assert (code, line) == (1, "dynvid: error: a loader process died")
+
+
 def test_classify_stops_in_silence_where_nobody_reads(here):
     program = Path(sys.executable).with_name("dynvid")
     command = f"set -o pipefail; '{program}' classify '{best(here)}' data/synthetic/test --json | head -n 1"
@@ -238,8 +257,15 @@ def test_classify_goes_on_after_an_unreadable_file(here, capsys):
         (["frobnicate"], "no command 'frobnicate'"),
         (
             ["test", "--config", "quickstart.yaml", *TINY, "--ckpt_path", "best", "--checkpoint.filename", "{epoch}"],
-            "checkpoint.filename={epoch} makes several files",
+            "the checkpoint arguments make several files",
         ),
+        (
+            ["test", "--config", "quickstart.yaml", *TINY, "--ckpt_path", "best", "--checkpoint.save_top_k", "2"],
+            "the checkpoint arguments make several files",
+        ),
+        (["fit", "--config", "bad.yaml"], "config bad.yaml: "),
+        (["fit", "--config", "latin.yaml"], "config latin.yaml: "),
+        (["check", "--config", "flat.yaml"], "config flat.yaml: `data` is no section"),
         (["check"], "check needs --config"),
         (["check", "--config", "word.yaml"], "config word.yaml: not a YAML mapping"),
         (["check", "--config", "bad.yaml"], "config bad.yaml: "),
@@ -248,6 +274,8 @@ def test_classify_goes_on_after_an_unreadable_file(here, capsys):
 def test_bad_input_is_one_line_and_a_non_zero_code(here, capsys, arguments, reason):
     Path("bad.yaml").write_text("data: [\n")
     Path("word.yaml").write_text("data\n")
+    Path("flat.yaml").write_text("data: UCF101DataModule\n")
+    Path("latin.yaml").write_bytes(b"# caf\xe9\n")
     code, line = fails(capsys, *arguments)
     assert code in (1, 2)
     assert reason in line

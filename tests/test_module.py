@@ -318,6 +318,11 @@ def test_a_schedule_that_drops_the_scale_of_the_backbone_says_so(data, tmp_path)
 
     plain = trainer(tmp_path, 1, logger=False, enable_checkpointing=False, limit_train_batches=1, limit_val_batches=0)
     plain.fit(make(data, lr_scheduler=one_cycle), datamodule=data)
+
+    def of_its_own(optimizer):
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, [lambda _: 1.0, lambda _: 0.5])
+
+    plain.fit(make(data, lr_scheduler=of_its_own), datamodule=data)  # a scale per group that was asked for
     with pytest.raises(ValueError, match="OneCycleLR sets learning rates of its own, so backbone_lr_scale is lost"):
         plain.fit(make(data, lr_scheduler=one_cycle, backbone_lr_scale=0.1), datamodule=data)
 

@@ -131,15 +131,18 @@ def thresholds_for_budget(scores: Tensor, correct: Tensor, gmacs: Sequence[float
     """The candidate (K,) that loses least within `budget` GMACs per video.
 
     Among equals it is the dearest one: on a small calibration split many candidates lose nothing, and the one that
-    spends the budget is the one to trust with new videos.
+    spends the budget is the one to trust with new videos. So a budget of full inference saves nothing; and videos that
+    are harder than those of the calibration split cost more.
 
     Args: See `operate`.
 
     Raises:
-        ValueError: Even leaving everything at the first exit costs more.
+        ValueError: Even leaving everything at the first exit costs more, or scores are not numbers.
     """
     if gmacs[0] > budget:
         raise ValueError(f"a budget of {budget:g} GMACs is below the first exit, which costs {gmacs[0]:g}")
+    if scores.isnan().any():
+        raise ValueError("scores are not numbers (NaN): training has diverged, lower the learning rate")
     thresholds, cost, lost = _outcomes(scores, correct, gmacs)
     affordable = [m for m in range(len(cost)) if cost[m] <= budget * (1 + 1e-6)]  # 1e-6: rounding of the means
     return thresholds[min(affordable, key=lambda m: (float(lost[m]), -float(cost[m])))]
@@ -162,6 +165,7 @@ def thresholds_for_drop(scores: Tensor, correct: Tensor, gmacs: Sequence[float],
 
 def _outcomes(scores: Tensor, correct: Tensor, gmacs: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
     """The candidates (M, K), what each costs (M,) and the share of the videos that it loses (M,)."""
+    scores = scores.float()  # as the thresholds, so that both are rounded alike
     thresholds = candidate_thresholds(scores)
     # Operating on "right at the end, wrong here" gives the share that is lost, where "right here" gives the accuracy.
     lost, cost, _ = operate(scores, correct[-1] & ~correct, gmacs, thresholds)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -53,37 +54,14 @@ def main(args: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if args is None else args)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of a deprecated torch call
     warnings.filterwarnings("ignore", message="Found .* in eval mode")  # batch norm that was frozen on purpose
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE.format(configs=", ".join(sorted(_configs()))))
-        return
-    if arguments[0] == "--version":
-        print(dynvid.__version__)
-        return
     try:
-        if arguments[0] not in (*LightningCLI.subcommands(), "classify", "check"):
-            raise ValueError(f"there is no command {arguments[0]!r}; `dynvid --help` lists them")
-        if arguments[0] == "classify":
-            options = _classify_parser().parse_args(arguments[1:])
-            sys.exit(commands.classify(options.checkpoint, options.paths, options.json))
-        if arguments[0] == "check":
-            sys.exit(_check(arguments[1:]))
-        DynvidCLI(
-            DynamicInferenceModule,
-            VideoDataModule,
-            subclass_mode_data=True,
-            args=args,  # None: LightningCLI reads sys.argv and does not warn that it was given both
-            parser_class=Parser,
-            parser_kwargs={"prog": "dynvid"},
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            save_config_kwargs={"overwrite": True},  # without a logger, runs share a folder
-        )
-    except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        sys.exit(1)
+        code = _run(arguments, args)
+        sys.stdout.flush()  # here, where it is no error that nobody reads any more
     except SIGTERMException:  # a SystemExit without a code: it would pass for success
         sys.exit(128 + signal.SIGTERM)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(1)
         if not _input_is_at_fault(error):
             raise
         message = " ".join(str(error).split()) or type(error).__name__
@@ -91,6 +69,47 @@ def main(args: list[str] | None = None) -> None:
             message = str(error).strip().splitlines()[-1].removeprefix("dynvid.data.video.VideoError: ")
         print(f"dynvid: error: {message}", file=sys.stderr)
         sys.exit(1)
+    if code is not None:
+        sys.exit(code)
+
+
+def _run(arguments: list[str], args: list[str] | None) -> int | None:
+    """Run a command; its exit code, where it has one."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE.format(configs=", ".join(sorted(_configs()))))
+        return None
+    if arguments[0] == "--version":
+        print(dynvid.__version__)
+        return None
+    if arguments[0] not in (*LightningCLI.subcommands(), "classify", "check"):
+        raise ValueError(f"there is no command {arguments[0]!r}; `dynvid --help` lists them")
+    if arguments[0] == "classify":
+        options = _classify_parser().parse_args(arguments[1:])
+        return commands.classify(options.checkpoint, options.paths, options.json)
+    if arguments[0] == "check":
+        return _check(arguments[1:])
+    DynvidCLI(
+        DynamicInferenceModule,
+        VideoDataModule,
+        subclass_mode_data=True,
+        args=args,  # None: LightningCLI reads sys.argv and does not warn that it was given both
+        parser_class=Parser,
+        parser_kwargs={"prog": "dynvid"},
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        save_config_kwargs={"overwrite": True},  # without a logger, runs share a folder
+    )
+    return None
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output leads to a process that has ended, as in `| head`; then nothing more is written to it."""
+    try:
+        print(flush=True)  # something must be written to see it
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 class Parser(LightningArgumentParser):
@@ -135,7 +154,7 @@ class DynvidCLI(LightningCLI):
         """Leave the config alone: Lightning's own version imports the classes that a checkpoint names."""
 
     def before_instantiate_classes(self) -> None:
-        """Find `--ckpt_path last` and `best` in the newest run under the root folder.
+        """Find `--ckpt_path last` and `best` in the newest run of this config.
 
         Raises:
             ValueError: There is none, or a command that needs a checkpoint was given none.
@@ -143,7 +162,7 @@ class DynvidCLI(LightningCLI):
         config = self.config[self.subcommand]
         wanted = config.get("ckpt_path")
         if wanted in ("last", "best"):
-            config.ckpt_path = _newest_checkpoint(wanted, config.trainer.default_root_dir or ".", config.checkpoint)
+            config.ckpt_path = _newest_checkpoint(wanted, config)
             print(f"checkpoint: {config.ckpt_path}")
         elif wanted is None and self.subcommand != "fit":
             raise ValueError(f"{self.subcommand} needs --ckpt_path: best, last, or the path of a checkpoint")
@@ -175,6 +194,7 @@ class ConfigFile(ActionConfigFile):
         name = str(values)
         if Path(name).suffix in (".yaml", ".yml"):
             name = _find_config(name)
+            _read_yaml(name)  # says what is wrong with it in one line
         super().__call__(parser, cfg, name, option_string)  # type: ignore[no-untyped-call]
 
 
@@ -201,13 +221,15 @@ def _check(arguments: list[str]) -> int:
     first.add_argument("--num_workers", type=int, help="Processes, one per CPU by default.")
     options, overrides = first.parse_known_args(arguments)
     if not options.config:
-        raise ValueError("check needs --config: a file, or the name of a packaged config such as ucf101.yaml")
+        Parser(prog="dynvid check").error("check needs --config: a file, or the name of a packaged config")
     parser = Parser(prog="dynvid check")
     parser.add_subclass_arguments(VideoDataModule, "data")
     settings: dict[str, Any] = {}
     for name in options.config:
         section = _read_yaml(_find_config(name)).get("data") or {}
-        section["init_args"] = settings.get("init_args", {}) | section.get("init_args", {})
+        if not isinstance(section, dict):
+            raise ValueError(f"config {name}: `data` is no section with a class_path")
+        section["init_args"] = settings.get("init_args", {}) | (section.get("init_args") or {})
         settings |= section
     if "class_path" not in settings:
         raise ValueError(f"{', '.join(options.config)}: no `data` section with a class_path")
@@ -220,31 +242,35 @@ def _read_yaml(name: str) -> dict[str, Any]:
     try:
         with open(name, encoding="utf-8") as file:
             content = yaml.safe_load(file)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"config {name}: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"config {name}: not a YAML mapping")
     return content
 
 
-def _newest_checkpoint(wanted: Literal["last", "best"], root: str, checkpoint: Any) -> str:
-    """The last or best checkpoint of the newest run under `root`, whatever logger it had.
-
-    Args:
-        wanted: Which.
-        root: The trainer's root folder.
-        checkpoint: The arguments of ModelCheckpoint, which may say another folder or name.
+def _newest_checkpoint(wanted: Literal["last", "best"], config: Any) -> str:
+    """The last or best checkpoint of the newest run of this config.
 
     Raises:
         ValueError: There is none, or it cannot be told by its name.
     """
-    name = "last" if wanted == "last" else checkpoint.filename or "{epoch}-{step}"  # Lightning's default
-    if "{" in name:
-        raise ValueError(f"--ckpt_path best: checkpoint.filename={name} makes several files; give the path of one")
-    where = checkpoint.dirpath or root
-    folders = [""] if checkpoint.dirpath else ["checkpoints/", "*/*/checkpoints/"]  # without and with a logger
-    found = [path for folder in folders for path in Path(where).glob(f"{folder}{name}*.ckpt")]
+    name = "last" if wanted == "last" else config.checkpoint.filename or "{epoch}-{step}"  # Lightning's default
+    if "{" in name or (wanted == "best" and config.checkpoint.save_top_k != 1):
+        raise ValueError(f"--ckpt_path {wanted}: the checkpoint arguments make several files; give the path of one")
+    root = Path(config.trainer.default_root_dir or ".")
+    if config.checkpoint.dirpath:
+        folders = [Path(config.checkpoint.dirpath)]
+    elif config.trainer.logger is False:
+        folders = [root / "checkpoints"]
+    elif config.trainer.logger in (None, True):
+        folders = [*root.glob("lightning_logs/*/checkpoints")]
+    else:  # under the name and the version that the logger has, or one of them
+        folders = [*root.glob("*/checkpoints"), *root.glob("*/*/checkpoints")]
+    pattern = re.compile(rf"{re.escape(name)}(-v\d+)?\.ckpt")  # -v1: Lightning keeps a file of that name
+    found = [path for folder in folders for path in folder.glob("*.ckpt") if pattern.fullmatch(path.name)]
     if not found:
+        where = config.checkpoint.dirpath or root
         raise ValueError(f"--ckpt_path {wanted}: no {name}.ckpt under {where}; run `dynvid fit` with this config first")
     return str(max(found, key=lambda path: path.stat().st_mtime))
 

@@ -144,12 +144,14 @@ class DynamicInferenceModule(pl.LightningModule):
         heads = [p for name, p in self.net.named_parameters() if not name.startswith("segments.")]
         backbone = [p for p in self.net.segments.parameters() if p.requires_grad]
         optimizer = self.optimizer([{"params": heads}, {"params": backbone}])
-        optimizer.param_groups[1]["lr"] *= self.backbone_lr_scale
+        of_backbone = optimizer.param_groups[1]
+        of_backbone["lr"] = of_backbone["lr"] * self.backbone_lr_scale  # not in place: it may be a tensor of both
         schedulers: list[dict[str, Any]] = []
         if self.lr_scheduler is not None:
             scheduler = self.lr_scheduler(optimizer)
-            head_lr, backbone_lr = (group["lr"] for group in optimizer.param_groups)
-            if not math.isclose(backbone_lr, head_lr * self.backbone_lr_scale):
+            head_lr, backbone_lr = (float(group["lr"]) for group in optimizer.param_groups)
+            scale = self.backbone_lr_scale
+            if scale != 1 and not math.isclose(backbone_lr, head_lr * scale, rel_tol=1e-6):
                 raise ValueError(
                     f"{type(scheduler).__name__} sets learning rates of its own, so backbone_lr_scale is lost: leave "
                     "it at 1, or take a schedule that scales them, such as CosineAnnealingLR with warmup_epochs"
@@ -181,7 +183,7 @@ class DynamicInferenceModule(pl.LightningModule):
         if len(batch["label"]) == 1 and any(isinstance(layer, nn.BatchNorm1d) for layer in self.net.heads.modules()):
             raise ValueError(
                 "a training batch holds one video, and the heads normalise over the batch: set data.batch_size to 2 or "
-                "more"
+                "more, and leave unreadable videos out with data.exclude, not data.on_error"
             )
         loss: Tensor = self.loss(self(batch["video"]), batch["label"])
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["label"]))

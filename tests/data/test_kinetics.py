@@ -97,9 +97,9 @@ def test_a_fifth_may_be_missing(tree: Path, tmp_path: Path) -> None:
 
 
 def test_one_of_two_lists_is_never_taken_in_silence(tree: Path, tmp_path: Path) -> None:
-    for name in ("kinetics400_train.csv", "kinetics600_train.csv"):
+    for name in ("kinetics600_train.csv", "train.csv"):
         (tmp_path / name).write_text(rows("train", "ab"))
-    with pytest.raises(ValueError, match=r"holds kinetics400_train\.csv and kinetics600_train\.csv; leave one"):
+    with pytest.raises(ValueError, match=r"holds kinetics600_train\.csv and train\.csv; leave one"):
         _ = KineticsDataModule(tree, annotations=tmp_path).class_names
 
 

@@ -13,8 +13,8 @@ class Calibration(pl.Callback):
 
     Args:
         max_drop: Top-1 that early exit may lose against the last exit, in [0, 1]; 0.01 is one point.
-        budget: Mean GMACs per video to stay within instead; `max_drop` is then not used. A net with one exit has no
-            thresholds, and stays as it is.
+        budget: Mean GMACs per video to spend on the validation split instead; `max_drop` is then not used. A net with
+            one exit has no thresholds, and stays as it is.
 
     Raises:
         ValueError: A number is out of its range, or the budget does not reach the first exit.

@@ -57,11 +57,11 @@ class HMDB51DataModule(VideoDataModule):
         for label, name in enumerate(self.class_names):
             file = self.annotations / f"{name}_test_split{self.split}.txt"
             for number, line in read_lines(file, "unpack it again"):
-                video, _, part = line.rpartition(" ")
-                if part not in ("0", "1", "2"):
+                *video, part = line.rsplit(maxsplit=1)
+                if part not in ("0", "1", "2") or not video:
                     raise ValueError(f"{file}, line {number}: does not end in 0, 1 or 2")
                 if part == mark:
-                    stem = PurePosixPath(video.strip()).stem
+                    stem = PurePosixPath(video[0]).stem
                     videos.append(Video(stem, label, source(stem, name)))
         return videos
 

@@ -57,23 +57,23 @@ class KineticsDataModule(VideoDataModule):
                 raise ValueError(f"{file}: class {row['label']!r} is not among the training videos")
             try:
                 start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 raise ValueError(f"{file}, video {row['youtube_id']}: a time is no number ({error})") from error
             name = f"{row['youtube_id']}_{start:06d}_{end:06d}"
             videos.append(Video(name, label_of[row["label"]], row["youtube_id"]))
         return videos
 
     def _file(self, *splits: str) -> Path:
-        """The annotation file of the first of the splits that has one, by the first of its usual names."""
-        patterns = [pattern for split in splits for pattern in _FILES[split]]
-        for pattern in patterns:
-            found = sorted(self.annotations.glob(pattern))
+        """The annotation file of the first of the splits that has one, under one of its usual names."""
+        for split in splits:
+            found = sorted({file for pattern in _FILES[split] for file in self.annotations.glob(pattern)})
             if len(found) > 1:
                 raise ValueError(f"{self.annotations}: holds {' and '.join(file.name for file in found)}; leave one")
             if found:
                 return found[0]
+        names = " or ".join(pattern for split in splits for pattern in _FILES[split])
         raise FileNotFoundError(
-            f"{self.annotations}: holds no {' or '.join(patterns)}; set `annotations` to the official files' folder"
+            f"{self.annotations}: holds no {names}; set `annotations` to the official files' folder"
         )
 
 

@@ -55,10 +55,10 @@ def read_classes(annotations: Path) -> list[str]:
     """
     file, names = annotations / "classInd.txt", []
     for number, line in read_lines(file, _HINT):
-        index, _, name = line.partition(" ")
-        if not (index.isdecimal() and name):
+        words = line.split()
+        if len(words) != 2:
             raise ValueError(f"{file}, line {number}: not a number and a name, such as '1 ApplyEyeMakeup'")
-        names.append(name.strip())
+        names.append(words[1])
     return names
 
 
