@@ -153,7 +153,7 @@ def spread(values: list[float], unit: str, form: str = ".1f") -> str:
 
 def draw(found: dict[Key, Points], file: Path) -> None:
     """Median curves without and with online shift; stars are calibrated thresholds, triangles static nets."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     for scheme, shift, runs in by_row(found):
         ax = left if shift == "none" else right
@@ -168,8 +168,11 @@ def draw(found: dict[Key, Points], file: Path) -> None:
         ax.set_title(title)
         ax.set_xlabel("mean cost per video (GMACs)")
         ax.grid(alpha=0.3)
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(loc="lower right", title="star: calibrated, dot: full", title_fontsize=8)
+    schemes = {
+        label: handle for ax in (left, right) for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    title = "star: calibrated thresholds, dot: full inference"
+    figure.legend(schemes.values(), schemes.keys(), loc="outside lower center", ncols=6, title=title)
     left.set_ylabel("top-1 (%), median over seeds")
     left.set_xlim(left=0)
     figure.savefig(file, dpi=150)

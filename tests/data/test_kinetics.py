@@ -1,3 +1,5 @@
+import csv
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,17 @@ def test_official_older_columns(real_data: Path, tmp_path: Path) -> None:
     shutil.copy(real_data / "annotations/kinetics400/kinetics-400_val.activitynet_is_cc.csv", tmp_path / "val.csv")
     data = KineticsDataModule(tmp_path, annotations=tmp_path)
     assert (len(data.listed("test")), data.num_classes) == (19906, 400)
+
+
+def test_official_kinetics_600(real_data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "kinetics-600_val.csv"
+    shutil.copy(real_data / "annotations/kinetics600/kinetics-600_val_head200.csv", file)
+    data = KineticsDataModule(tmp_path, annotations=tmp_path)
+    lines = file.read_text().splitlines()[1:]
+    test = data.listed("test")
+    assert len(test) == len(lines)
+    assert [data.class_names[video.label] for video in test] == [next(csv.reader([line]))[0] for line in lines]
+    assert all(re.fullmatch(r".{11}_\d{6}_\d{6}", video.path) for video in test)
 
 
 def test_real_clips(real_data: Path, tmp_path: Path) -> None:

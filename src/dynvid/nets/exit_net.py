@@ -367,7 +367,7 @@ def net_from_spec(spec: dict[str, Any]) -> ExitNet:
     for cls in known:
         if f"{cls.__module__}.{cls.__qualname__}" == spec["class_path"]:
             return cls(**arguments)
-    raise ValueError(f"{spec['class_path']} is not an imported subclass of ExitNet: import its module first")
+    raise ValueError(f"{spec['class_path']} is not an imported subclass of ExitNet: import its module first, in Python")
 
 
 def _backbone(name: str | Backbone, pretrained: bool | str, kwargs: dict[str, Any]) -> Backbone:
