@@ -140,59 +140,6 @@ def test_frames_are_not_kept_beyond_the_limit(
     assert same(reader.read([39, 0, 17]), reference, [39, 0, 17])
 
 
-def pack(source: Path, target: Path, last_filler: bool = True) -> None:
-    """Rewrite an MPEG-4 file as DivX does: a B-frame goes into the packet before it, and leaves a filler behind."""
-    with av.open(str(source)) as container:
-        stream = container.streams.video[0]
-        pictures = [bytes(packet) for packet in container.demux(stream) if packet.size]
-        with av.open(str(target), "w") as out:
-            copy = out.add_stream_from_template(stream)
-            start = pictures[0].index(b"\0\0\1\xb6")
-            pictures[0] = pictures[0][:start] + b"\0\0\1\xb2DivX503b1393p" + pictures[0][start:]
-            packed: list[bytes] = []
-            for i, picture in enumerate(pictures):
-                is_b = picture[picture.index(b"\0\0\1\xb6") + 4] >> 6 == 2
-                if is_b and pictures[i - 1] is packed[-1]:
-                    packed[-1] += picture
-                    packed.append(b"\0\0\1\xb6\x50\x80")  # a picture that is not coded
-                else:
-                    packed.append(picture)
-            for time, content in enumerate(packed if last_filler else packed[:-1]):
-                packet = av.Packet(content)
-                packet.stream, packet.pts, packet.dts = copy, time, time
-                out.mux(packet)
-
-
-def test_a_packed_frame_without_its_filler_at_the_end(tmp_path: Path, write_video: WriteVideo) -> None:
-    options = {"g": "10", "bf": "1", "b": "4000000"}
-    path = write_video(tmp_path / "a.avi", frames=15, size=(96, 128), codec="mpeg4", options=options)
-    pack(path, tmp_path / "packed.avi", last_filler=False)
-    reference = decode_all(tmp_path / "packed.avi")
-    reader = VideoReader(tmp_path / "packed.avi")
-    assert reader._order is not None
-    assert len(reader) == len(reference) == 14
-    assert same(reader.read(range(14)), reference, range(14))
-
-
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("b_frames", ["0", "1", "2"])
-def test_divx_is_not_decoded_to_be_counted(
-    tmp_path: Path, write_video: WriteVideo, monkeypatch: pytest.MonkeyPatch, b_frames: str, packed: bool
-) -> None:
-    options = {"g": "10", "bf": b_frames, "b": "4000000"}  # no tiny pictures, which may be skipped ones
-    path = write_video(tmp_path / "a.avi", size=(96, 128), codec="mpeg4", options=options)
-    reference = decode_all(path)
-    if packed:
-        pack(path, tmp_path / "packed.avi")
-        path = tmp_path / "packed.avi"
-        assert len(decode_all(path)) == len(reference)
-    monkeypatch.delattr(VideoReader, "_count_frames")
-    reader = VideoReader(path)
-    assert len(reader) == len(reference)
-    for indices in ([0], [len(reader) - 1], [7, 3, 21, 3], list(range(len(reader)))):
-        assert same(reader.read(indices), reference, indices)
-
-
 @pytest.mark.parametrize("index", [-1, 40])
 def test_out_of_range(tmp_path: Path, write_video: WriteVideo, index: int) -> None:
     path = write_video(tmp_path / "a.mp4")

@@ -7,15 +7,12 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from fractions import Fraction
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
 import av
 import numpy as np
 import torch
-from av.bitstream import BitStreamFilterContext
-from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -25,6 +22,8 @@ from PIL.Image import DecompressionBombError, Resampling
 from PIL.Image import fromarray as from_array
 from PIL.Image import open as open_image
 from torch import Tensor
+
+from dynvid.data.mpeg4 import sorted_pictures
 
 VIDEO_SUFFIXES = frozenset({".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 """Lower-case file endings that count as a video."""
@@ -36,11 +35,6 @@ IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
 _FRAME_PER_PACKET = {"h264", "hevc", "vp9", "libdav1d", "av1"}
 # Here "non-reference" is a promise to all later frames; in HEVC only to those of the same temporal layer.
 _SKIPPABLE = {"h264", "vp9", "mpeg4"}
-# The start of a picture in MPEG-4 part 2 (DivX, Xvid), and the two bits behind it that say its type.
-_MPEG4_PICTURE = re.compile(rb"\x00\x00\x01\xb6(.)", re.DOTALL)
-_MPEG4_B = 2
-# A shorter picture may be one that says "nothing new", for which FFmpeg gives no frame.
-_MPEG4_MIN_BYTES = 20
 # Frames of a clip that had to be decoded to be counted are kept up to this size (raw, in bytes).
 _KEEP_BYTES = 256 * 2**20
 
@@ -57,9 +51,8 @@ class VideoReader:
 
     The file is demuxed once and closed; the compressed packets stay in memory (the size of the video track on
     disk, a few MB for a clip). `read` then decodes as little as the asked frames need, and gives the very
-    pixels that decoding the whole file gives. DivX and Xvid files (UCF-101, HMDB-51), whose packets may hold two
-    frames and whose time stamps cannot be trusted, are sorted by the types of their pictures. Where packets tell
-    nothing, the file is decoded whole at opening to count its frames, which are kept up to 256 MB.
+    pixels that decoding the whole file gives. Where packets do not tell the frames, the file is decoded whole at
+    opening to count them, and they are kept up to 256 MB; of DivX and Xvid files (UCF-101, HMDB-51) only odd ones.
 
     Args:
         source: A path, the bytes of a file, or a binary file object that can seek.
@@ -67,7 +60,8 @@ class VideoReader:
 
     Attributes:
         name: What errors call the video.
-        timestamps: Seconds since the first frame, float64 `(frames,)`.
+        timestamps: Seconds since the first frame, float64 `(frames,)`; evenly spaced by `fps` in files decoded whole
+            and in DivX and Xvid files.
         fps: Average frame rate that the file states, in frames per second.
         key_frames: Indices of the frames that can be decoded alone.
 
@@ -94,7 +88,7 @@ class VideoReader:
                 self.fps = float(stream.average_rate or stream.guessed_rate or 25)  # 25: what FFmpeg assumes
                 time_base = stream.time_base or Fraction(1)
                 self._packets = [packet for packet in container.demux(stream) if packet.size]
-                pictures = _mpeg4_pictures(self._packets, stream) if self._decoder.name == "mpeg4" else []
+                pictures = sorted_pictures(self._packets, stream) if self._decoder.name == "mpeg4" else []
             self._decoder.thread_count = 1  # decoding clips side by side is cheaper, and AUTO can deadlock
             self._decoder.thread_type = "NONE"
             self._decoder.open(strict=False)  # before skip_frame is touched: some decoders read it only here
@@ -104,7 +98,7 @@ class VideoReader:
         self._kept: list[VideoFrame] = []
         self._pts = [packet.pts for packet in self._packets if packet.pts is not None]
         self._order = self._presentation_order()
-        if pictures and pictures[0].pts == 0:  # else frames ahead of the first key frame: only decoding tells
+        if pictures:
             self._packets, time_base = pictures, 1 / Fraction(self.fps)
             self._pts = [picture.pts for picture in pictures if picture.pts is not None]
             self._order = sorted(range(len(pictures)), key=self._pts.__getitem__)
@@ -352,40 +346,6 @@ def is_frame(path: Path) -> bool:
     (True, False)
     """
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-
-
-def _mpeg4_pictures(packets: list["Packet[VideoStream]"], stream: VideoStream) -> list["Packet[VideoStream]"]:
-    """Packets with one picture each, whose times are their places in the order of showing; empty where unsure.
-
-    Pictures of type B are shown at once, the others when the next one that is not B has come.
-    """
-    packed = False  # a B-frame came with the picture before it, and the filler in its place is still to come
-    for packet in packets:
-        content = bytes(packet)
-        starts = [match.start() for match in _MPEG4_PICTURE.finditer(content)]
-        lengths = [stop - start for start, stop in pairwise([*starts, len(content)])]
-        if packed and len(lengths) == 1 and lengths[0] < _MPEG4_MIN_BYTES:
-            packed = False
-        elif len(lengths) > 2 - packed or min(lengths, default=_MPEG4_MIN_BYTES) < _MPEG4_MIN_BYTES:
-            return []
-        packed |= len(lengths) == 2  # at the end of a file FFmpeg drops such a B-frame, here and in its decoder
-    unpacker = BitStreamFilterContext("mpeg4_unpack_bframes", stream)  # empties the packets that it is given
-    pictures: list[Packet[VideoStream]] = []
-    shown: list[Packet[VideoStream]] = []
-    waiting: list[Packet[VideoStream]] = []
-    for picture in (one for packet in (*packets, None) for one in unpacker.filter(packet)):
-        start = _MPEG4_PICTURE.search(bytes(picture))
-        if start is None:  # a filler behind a packet of two
-            continue
-        pictures.append(picture)
-        if start[1][0] >> 6 == _MPEG4_B:
-            shown.append(picture)
-        else:
-            shown += waiting
-            waiting = [picture]
-    for time, picture in enumerate(shown + waiting):
-        picture.pts = time
-    return pictures
 
 
 def _check_indices(indices: Iterable[int] | Tensor, length: int, name: str) -> list[int]:
