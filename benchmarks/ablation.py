@@ -164,7 +164,7 @@ def draw(found: dict[Key, Points], file: Path) -> None:
         ax.plot(*middle_curve(runs), "-", label=scheme, **style)
         ax.plot(*middle(runs, "dynamic"), "*", ms=11, **style)
         ax.plot(*middle(runs, "full"), "o", ms=4, **style)
-    for ax, title in ((left, "without shift"), (right, "with online shift; TSM's looks ahead")):
+    for ax, title in ((left, "without shift"), (right, "with shift")):
         ax.set_title(title)
         ax.set_xlabel("mean cost per video (GMACs)")
         ax.grid(alpha=0.3)
