@@ -26,7 +26,8 @@ check: $(INSTALLED)
 test-minimum: # with the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-minimum
 	.venv-minimum/bin/pip install --quiet uv
-	.venv-minimum/bin/uv pip install --quiet --python .venv-minimum --resolution lowest-direct --editable '.[test]'
+	.venv-minimum/bin/uv pip install --quiet --compile-bytecode --python .venv-minimum \
+		--resolution lowest-direct --editable '.[test]'
 	.venv-minimum/bin/python -m pytest
 
 format: $(INSTALLED)
