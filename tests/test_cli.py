@@ -263,6 +263,7 @@ def test_classify_goes_on_after_an_unreadable_file(here, capsys):
             ["test", "--config", "quickstart.yaml", *TINY, "--ckpt_path", "best", "--checkpoint.save_top_k", "2"],
             "the checkpoint arguments make several files",
         ),
+        (["fit", "--config", "quickstart.yaml", "--data.size", "63"], "error: size=63: H.264 needs an even number"),
         (["fit", "--config", "bad.yaml"], "config bad.yaml: "),
         (["fit", "--config", "latin.yaml"], "config latin.yaml: "),
         (["check", "--config", "flat.yaml"], "config flat.yaml: `data` is no section"),

@@ -63,7 +63,9 @@ def main(args: list[str] | None = None) -> None:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             sys.exit(1)
         if not _input_is_at_fault(error):
-            raise
+            if not isinstance(error.__cause__, Exception) or not _input_is_at_fault(error.__cause__):
+                raise
+            error = error.__cause__  # jsonargparse wraps what a data module says about its arguments
         message = " ".join(str(error).split()) or type(error).__name__
         if message.startswith("Caught "):  # a loader process hands on its traceback; the error is the last line
             message = str(error).strip().splitlines()[-1].removeprefix("dynvid.data.video.VideoError: ")
