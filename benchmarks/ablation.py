@@ -67,7 +67,7 @@ def main() -> None:
         scheme, shift, seed = key
         configs = of([*options.config, *ROWS[scheme, shift]])
         carve = ["--data.seed", str(seed)] if options.carve else []
-        result = fit_and_test([*configs, "--seed_everything", str(seed), *carve, *extra], threads)
+        result = fit_and_test([*configs, *extra, "--seed_everything", str(seed), *carve], threads)
         with lock:
             found[key] = points(result)
             write(file, as_csv(arguments, found))

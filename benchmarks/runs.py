@@ -90,4 +90,4 @@ def _call(command: list[str], environment: dict[str, str]) -> None:
         finally:
             _running.discard(child)
     if code:
-        raise subprocess.CalledProcessError(code, command)
+        sys.exit(f"dynvid {command[1]} ended with exit code {code}; finished runs are kept")

@@ -34,7 +34,7 @@ for seed in range(options.seeds):
     if any(run["seed"] == seed for run in runs):
         continue
     carve = ["--data.seed", str(seed)] if options.carve else []
-    run = fit_and_test([*configs, "--seed_everything", str(seed), *carve, *extra])
+    run = fit_and_test([*configs, *extra, "--seed_everything", str(seed), *carve])
     runs.append({"seed": seed, "fit_minutes": run.fit_minutes} | run.report)
     picks = {
         "full_accuracy": [run["full"]["accuracy"] for run in runs],

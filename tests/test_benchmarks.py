@@ -60,7 +60,10 @@ def test_the_ablation_resumes_and_summarises(ablation, tmp_path, monkeypatch, ca
     ablation.main()
     assert len(ran) == 20 - 7
     assert not [arguments for arguments in ran if arguments in before]
-    assert all(arguments[:2] == ["--config", "a.yaml"] and arguments[-2:] == ["--data.k", "1"] for arguments in ran)
+    assert all(
+        arguments[:2] == ["--config", "a.yaml"] and arguments[-4:-1] == ["--data.k", "1", "--seed_everything"]
+        for arguments in ran
+    )
     for overlay in ("noshift.yaml", "online.yaml"):
         assert sum(overlay in arguments for arguments in before + ran) == 4 * 2
 

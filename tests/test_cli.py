@@ -208,6 +208,7 @@ def test_classify_stops_in_silence_where_nobody_reads(here):
     [
         ["--trainer.logger", "false"],
         ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "run", "--trainer.logger.name", "mine"],
+        ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "elsewhere"],
         ["--checkpoint.dirpath", "kept", "--checkpoint.filename", "final"],
     ],
 )
@@ -264,6 +265,10 @@ def test_classify_goes_on_after_an_unreadable_file(here, capsys):
             "the checkpoint arguments make several files",
         ),
         (["fit", "--config", "quickstart.yaml", "--data.size", "63"], "error: size=63: H.264 needs an even number"),
+        (["fit", "--config", "quickstart.yaml", *TINY, "--data.batch_size", "0"], "error: batch_size=0: 1 or more"),
+        (["fit", "--config", "quickstart.yaml", *TINY, "--data.num_workers", "-1"], "error: num_workers=-1: 0 or more"),
+        (["fit", "--config", "quickstart.yaml", *TINY, "--model.optimizer.lr", "-1"], "error: model.optimizer: Inv"),
+        (["fit", "--config", "quickstart.yaml", *TINY, "--model.optimizer.lr", "1e30"], "training has diverged"),
         (["fit", "--config", "bad.yaml"], "config bad.yaml: "),
         (["fit", "--config", "latin.yaml"], "config latin.yaml: "),
         (["check", "--config", "flat.yaml"], "config flat.yaml: `data` is no section"),

@@ -137,12 +137,10 @@ def thresholds_for_budget(scores: Tensor, correct: Tensor, gmacs: Sequence[float
     Args: See `operate`.
 
     Raises:
-        ValueError: Even leaving everything at the first exit costs more, or scores are not numbers.
+        ValueError: Even leaving everything at the first exit costs more, or scores are NaN.
     """
     if gmacs[0] > budget:
         raise ValueError(f"a budget of {budget:g} GMACs is below the first exit, which costs {gmacs[0]:g}")
-    if scores.isnan().any():
-        raise ValueError("scores are not numbers (NaN): training has diverged, lower the learning rate")
     thresholds, cost, lost = _outcomes(scores, correct, gmacs)
     affordable = [m for m in range(len(cost)) if cost[m] <= budget * (1 + 1e-6)]  # 1e-6: rounding of the means
     return thresholds[min(affordable, key=lambda m: (float(lost[m]), -float(cost[m])))]
@@ -165,6 +163,8 @@ def thresholds_for_drop(scores: Tensor, correct: Tensor, gmacs: Sequence[float],
 
 def _outcomes(scores: Tensor, correct: Tensor, gmacs: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
     """The candidates (M, K), what each costs (M,) and the share of the videos that it loses (M,)."""
+    if scores.isnan().any():
+        raise ValueError("scores are not numbers (NaN): training has diverged, lower the learning rate")
     scores = scores.float()  # as the thresholds, so that both are rounded alike
     thresholds = candidate_thresholds(scores)
     # Operating on "right at the end, wrong here" gives the share that is lost, where "right here" gives the accuracy.

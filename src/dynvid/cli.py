@@ -260,12 +260,14 @@ def _newest_checkpoint(wanted: Literal["last", "best"], config: Any) -> str:
     name = "last" if wanted == "last" else config.checkpoint.filename or "{epoch}-{step}"  # Lightning's default
     if "{" in name or (wanted == "best" and config.checkpoint.save_top_k != 1):
         raise ValueError(f"--ckpt_path {wanted}: the checkpoint arguments make several files; give the path of one")
-    root = Path(config.trainer.default_root_dir or ".")
+    logger = config.trainer.logger
+    settings = getattr(logger, "init_args", None) or {}
+    root = Path(settings.get("save_dir") or config.trainer.default_root_dir or ".")
     if config.checkpoint.dirpath:
         folders = [Path(config.checkpoint.dirpath)]
-    elif config.trainer.logger is False:
+    elif logger is False:
         folders = [root / "checkpoints"]
-    elif config.trainer.logger in (None, True):
+    elif logger is None or logger is True:
         folders = [*root.glob("lightning_logs/*/checkpoints")]
     else:  # under the name and the version that the logger has, or one of them
         folders = [*root.glob("*/checkpoints"), *root.glob("*/*/checkpoints")]

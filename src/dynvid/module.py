@@ -143,7 +143,10 @@ class DynamicInferenceModule(pl.LightningModule):
         """The optimizer and the schedulers that were asked for."""
         heads = [p for name, p in self.net.named_parameters() if not name.startswith("segments.")]
         backbone = [p for p in self.net.segments.parameters() if p.requires_grad]
-        optimizer = self.optimizer([{"params": heads}, {"params": backbone}])
+        try:
+            optimizer = self.optimizer([{"params": heads}, {"params": backbone}])
+        except ValueError as error:  # such as a negative learning rate
+            raise ValueError(f"model.optimizer: {error}") from error
         of_backbone = optimizer.param_groups[1]
         of_backbone["lr"] = of_backbone["lr"] * self.backbone_lr_scale  # not in place: it may be a tensor of both
         schedulers: list[dict[str, Any]] = []
@@ -161,7 +164,7 @@ class DynamicInferenceModule(pl.LightningModule):
         if self.warmup_epochs:
             epochs = self.trainer.max_epochs or -1
             if epochs < 1:
-                raise ValueError("warmup_epochs needs trainer.max_epochs")
+                raise ValueError("warmup_epochs needs trainer.max_epochs of 1 or more")
             if epochs < self.warmup_epochs and not getattr(self.trainer, "fast_dev_run", False):
                 raise ValueError(f"warmup_epochs={self.warmup_epochs:g} is longer than trainer.max_epochs={epochs}")
             steps = math.ceil(self.warmup_epochs * self.trainer.estimated_stepping_batches / epochs)
