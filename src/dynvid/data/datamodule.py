@@ -76,10 +76,11 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         test_crops: Literal[1, 3] = 1,
     ) -> None:
         super().__init__()
-        least = {"num_frames": (num_frames, 1), "size": (size, 1), "batch_size": (batch_size, 1)}
-        for name, (value, lowest) in (least | {"num_workers": (num_workers or 0, 0)}).items():
-            if value < lowest:
-                raise ValueError(f"{name}={value}: {lowest} or more")
+        for name, value in (("num_frames", num_frames), ("size", size), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: 1 or more")
+        if num_workers is not None and num_workers < 0:
+            raise ValueError(f"num_workers={num_workers}: 0 or more")
         self.min_area = 0.25  # of a training crop
         self.root = Path(root)
         self.num_frames = num_frames
