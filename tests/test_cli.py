@@ -188,7 +188,7 @@ def test_a_broken_pipe_elsewhere_is_said(here, capsys, monkeypatch):
     def broken(*_):
         raise BrokenPipeError("a loader process died")
 
-    monkeypatch.setattr("dynvid.commands.classify", broken)
+    monkeypatch.setattr(sys.modules["dynvid.commands.classify"], "run", broken)
     code, line = fails(capsys, "classify", "x.ckpt", "x.mp4")
     assert (code, line) == (1, "dynvid: error: a loader process died")
 

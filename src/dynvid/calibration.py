@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dynvid.errors import InputError
 from dynvid.policy import choose_exits
 
 # MSDNet's grid: exit k is given a share of the videos proportional to q**k.
@@ -140,7 +141,7 @@ def thresholds_for_budget(scores: Tensor, correct: Tensor, gmacs: Sequence[float
         ValueError: Even leaving everything at the first exit costs more, or scores are NaN.
     """
     if gmacs[0] > budget:
-        raise ValueError(f"a budget of {budget:g} GMACs is below the first exit, which costs {gmacs[0]:g}")
+        raise InputError(f"a budget of {budget:g} GMACs is below the first exit, which costs {gmacs[0]:g}")
     thresholds, cost, lost = _outcomes(scores, correct, gmacs)
     affordable = [m for m in range(len(cost)) if cost[m] <= budget * (1 + 1e-6)]  # 1e-6: rounding of the means
     return thresholds[min(affordable, key=lambda m: (float(lost[m]), -float(cost[m])))]
@@ -164,7 +165,7 @@ def thresholds_for_drop(scores: Tensor, correct: Tensor, gmacs: Sequence[float],
 def _outcomes(scores: Tensor, correct: Tensor, gmacs: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
     """The candidates (M, K), what each costs (M,) and the share of the videos that it loses (M,)."""
     if scores.isnan().any():
-        raise ValueError("scores are not numbers (NaN): training has diverged, lower the learning rate")
+        raise InputError("scores are not numbers (NaN): training has diverged, lower the learning rate")
     scores = scores.float()  # as the thresholds, so that both are rounded alike
     thresholds = candidate_thresholds(scores)
     # Operating on "right at the end, wrong here" gives the share that is lost, where "right here" gives the accuracy.

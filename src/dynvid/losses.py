@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynvid.errors import InputError
+
 
 class ExitLoss(nn.Module):
     """Weighted sum of the exits' cross-entropies, with distillation from the last exit on request.
@@ -37,7 +39,7 @@ class ExitLoss(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1 or distillation < 0 or temperature <= 0:
-            raise ValueError(
+            raise InputError(
                 f"label_smoothing={label_smoothing} (in [0, 1)), distillation={distillation} (0 or more), "
                 f"temperature={temperature} (above 0): out of range"
             )
@@ -52,7 +54,7 @@ class ExitLoss(nn.Module):
         """
         weights = [1.0] * len(logits) if self.weights is None else self.weights
         if len(weights) != len(logits):
-            raise ValueError(f"loss weights: {len(weights)} given for {len(logits)} exits")
+            raise InputError(f"loss weights: {len(weights)} given for {len(logits)} exits")
         losses = [F.cross_entropy(x, target, label_smoothing=self.label_smoothing) for x in logits]
         if self.distillation:
             soft = (logits / self.temperature).log_softmax(-1)

@@ -10,6 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from dynvid.calibration import frontier, operate
+from dynvid.errors import InputError
 from dynvid.policy import ThresholdPolicy
 from dynvid.published import Dataset, draw_published
 
@@ -88,7 +89,7 @@ class FlopsAccuracyCurve(Metric):
             ValueError: The logits are not those of K exits.
         """
         if logits.shape[:2] != (len(self.gmacs), len(target)):
-            raise ValueError(
+            raise InputError(
                 f"logits have shape {tuple(logits.shape)}, not ({len(self.gmacs)} exits, {len(target)} videos, classes)"
             )
         self.score.append(self._score(logits).T)

@@ -13,6 +13,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from dynvid.calibration import num_candidates
+from dynvid.errors import InputError, MissingFileError
 from dynvid.losses import ExitLoss
 from dynvid.metrics import FlopsAccuracy, FlopsAccuracyCurve
 from dynvid.nets import ExitNet, net_from_spec
@@ -74,7 +75,7 @@ class DynamicInferenceModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         if warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs={warmup_epochs:g}: 0 or more")
+            raise InputError(f"warmup_epochs={warmup_epochs:g}: 0 or more")
         self.net = net
         net.spec()  # what cannot be written into checkpoints is said before anything is trained
         self.backbone_lr_scale, self.freeze_batch_norm = backbone_lr_scale, freeze_batch_norm
@@ -110,7 +111,7 @@ class DynamicInferenceModule(pl.LightningModule):
         names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
         if names is not None:
             if len(names) != self.net.num_classes:
-                raise ValueError(f"the data has {len(names)} classes, the net {self.net.num_classes}")
+                raise InputError(f"the data has {len(names)} classes, the net {self.net.num_classes}")
             self.class_names = list(names)
 
     def train(self, mode: bool = True) -> Self:
@@ -129,7 +130,7 @@ class DynamicInferenceModule(pl.LightningModule):
                 checkpoints would hold thresholds of averaged weights without these weights.
         """
         if self._has_fused_norms and any(type(layer) is nn.SyncBatchNorm for layer in self.net.modules()):
-            raise ValueError(
+            raise InputError(
                 "trainer.sync_batchnorm drops the activations inside timm's batch norm: leave it off, and pass the net "
                 "through timm.layers.convert_sync_batchnorm instead"
             )
@@ -137,7 +138,7 @@ class DynamicInferenceModule(pl.LightningModule):
         if any(isinstance(callback, WeightAveraging) for callback in callbacks) and any(
             isinstance(callback, ModelCheckpoint) and callback.save_weights_only for callback in callbacks
         ):
-            raise ValueError("checkpoint.save_weights_only would leave out the averaged weights: leave it off")
+            raise InputError("checkpoint.save_weights_only would leave out the averaged weights: leave it off")
 
     def configure_optimizers(self) -> Any:
         """The optimizer and the schedulers that were asked for."""
@@ -146,7 +147,7 @@ class DynamicInferenceModule(pl.LightningModule):
         try:
             optimizer = self.optimizer([{"params": heads}, {"params": backbone}])
         except ValueError as error:  # such as a negative learning rate
-            raise ValueError(f"model.optimizer: {error}") from error
+            raise InputError(f"model.optimizer: {error}") from error
         of_backbone = optimizer.param_groups[1]
         of_backbone["lr"] = of_backbone["lr"] * self.backbone_lr_scale  # not in place: it may be a tensor of both
         schedulers: list[dict[str, Any]] = []
@@ -155,7 +156,7 @@ class DynamicInferenceModule(pl.LightningModule):
             head_lr, backbone_lr = (float(group["lr"]) for group in optimizer.param_groups)
             scale = self.backbone_lr_scale
             if scale != 1 and not math.isclose(backbone_lr, head_lr * scale, rel_tol=1e-6):
-                raise ValueError(
+                raise InputError(
                     f"{type(scheduler).__name__} sets learning rates of its own, so backbone_lr_scale is lost: leave "
                     "it at 1, or take a schedule that scales them, such as CosineAnnealingLR with warmup_epochs"
                 )
@@ -164,9 +165,9 @@ class DynamicInferenceModule(pl.LightningModule):
         if self.warmup_epochs:
             epochs = self.trainer.max_epochs or -1
             if epochs < 1:
-                raise ValueError("warmup_epochs needs trainer.max_epochs of 1 or more")
+                raise InputError("warmup_epochs needs trainer.max_epochs of 1 or more")
             if epochs < self.warmup_epochs and not getattr(self.trainer, "fast_dev_run", False):
-                raise ValueError(f"warmup_epochs={self.warmup_epochs:g} is longer than trainer.max_epochs={epochs}")
+                raise InputError(f"warmup_epochs={self.warmup_epochs:g} is longer than trainer.max_epochs={epochs}")
             steps = math.ceil(self.warmup_epochs * self.trainer.estimated_stepping_batches / epochs)
             warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (steps + 1), total_iters=steps)
             schedulers.append({"scheduler": warmup, "interval": "step"})
@@ -184,7 +185,7 @@ class DynamicInferenceModule(pl.LightningModule):
             ValueError: The batch is one video, and a head normalises over the batch.
         """
         if len(batch["label"]) == 1 and any(isinstance(layer, nn.BatchNorm1d) for layer in self.net.heads.modules()):
-            raise ValueError(
+            raise InputError(
                 "a training batch holds one video, and the heads normalise over the batch: set data.batch_size to 2 or "
                 "more, and leave unreadable videos out with data.exclude, not data.on_error"
             )
@@ -262,17 +263,17 @@ class DynamicInferenceModule(pl.LightningModule):
         mine, theirs = self.net.spec()["init_args"], saved["net"]["init_args"]
         other = [f"{key}={theirs.get(key)!r} (here {mine[key]!r})" for key in mine if theirs.get(key) != mine[key]]
         if other:
-            raise ValueError(
+            raise InputError(
                 f"the checkpoint holds another net: {', '.join(other)}; use the config it was trained with"
             )
         if saved["score"] != self.policy.score_name:
-            raise ValueError(
+            raise InputError(
                 f"the checkpoint's thresholds are for the score {saved['score']!r} (here {self.policy.score_name!r}): "
                 "use the config it was trained with"
             )
         names = saved["class_names"]
         if names and self.class_names and names != self.class_names:
-            raise ValueError(
+            raise InputError(
                 f"the checkpoint knows other classes ({names[:3]}...) than the data ({self.class_names[:3]}...)"
             )
         self.class_names = names
@@ -300,7 +301,7 @@ class DynamicInferenceModule(pl.LightningModule):
         try:
             module.load_state_dict(checkpoint["state_dict"])
         except RuntimeError as error:
-            raise ValueError(f"{checkpoint_path}: the weights do not fit the net: {error}") from error
+            raise InputError(f"{checkpoint_path}: the weights do not fit the net: {error}") from error
         return module.eval()
 
 
@@ -312,18 +313,18 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         ValueError: The file is truncated, holds more than plain data, or is no checkpoint.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
+        raise MissingFileError(f"{path}: no such checkpoint")
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # torch raises EOFError, RuntimeError, UnpicklingError and more on damaged files
-        raise ValueError(f"{path}: is no checkpoint, is truncated, or holds more than plain data") from error
+        raise InputError(f"{path}: is no checkpoint, is truncated, or holds more than plain data") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"{path}: holds no Lightning checkpoint")
+        raise InputError(f"{path}: holds no Lightning checkpoint")
     return checkpoint
 
 
 def _saved(checkpoint: dict[str, Any], path: str | Path = "the checkpoint") -> dict[str, Any]:
     if "dynvid" not in checkpoint:
-        raise ValueError(f"{path}: not written by dynvid (it has no 'dynvid' entry)")
+        raise InputError(f"{path}: not written by dynvid (it has no 'dynvid' entry)")
     saved: dict[str, Any] = checkpoint["dynvid"]
     return saved

@@ -6,6 +6,8 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
+from dynvid.errors import InputError
+
 Score = Literal["max_probability", "margin", "negative_entropy"]
 
 
@@ -59,14 +61,14 @@ class ThresholdPolicy(nn.Module):
     ) -> None:
         super().__init__()
         if score not in SCORES:
-            raise ValueError(f"unknown score {score!r}: use {', '.join(SCORES)}")
+            raise InputError(f"unknown score {score!r}: use {', '.join(SCORES)}")
         if thresholds is None:
             if num_exits is None:
-                raise ValueError("give num_exits or thresholds")
+                raise InputError("give num_exits or thresholds")
             thresholds = [torch.inf] * num_exits
         values = torch.as_tensor(thresholds, dtype=torch.float32).clone()
         if values.dim() != 1 or len(values) < 1 or (num_exits is not None and len(values) != num_exits):
-            raise ValueError(f"thresholds have shape {tuple(values.shape)}, not one per exit ({num_exits})")
+            raise InputError(f"thresholds have shape {tuple(values.shape)}, not one per exit ({num_exits})")
         self.score_name: Score = score
         self.register_buffer("thresholds", values)
 

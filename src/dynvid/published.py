@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
+from dynvid.errors import InputError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -141,7 +143,7 @@ def published(dataset: str) -> list[Published]:
         ('ResNet-101', 74.7, 66)
     """
     if dataset not in get_args(Dataset):
-        raise ValueError(f"no published results on {dataset!r}: use {', '.join(get_args(Dataset))}")
+        raise InputError(f"no published results on {dataset!r}: use {', '.join(get_args(Dataset))}")
     return [row for row in PUBLISHED if row.dataset == dataset]
 
 

@@ -8,6 +8,8 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
+from dynvid.errors import InputError
+
 FrameOrder = Literal["chronological", "thue_morse", "coarse_to_fine"]
 
 
@@ -47,23 +49,23 @@ def check_route(route: Iterable[Sequence[int]], num_frames: int, num_depths: int
     exits = []
     for position, cell in enumerate(route, 1):
         if len(cell) != 2 or not all(isinstance(part, int) for part in cell):
-            raise ValueError(f"exit {position} is {cell!r}, not a pair of integers (frames, depth)")
+            raise InputError(f"exit {position} is {cell!r}, not a pair of integers (frames, depth)")
         exits.append(Exit(*cell))
     if not exits:
-        raise ValueError("the route has no exits: give at least one (frames, depth)")
+        raise InputError("the route has no exits: give at least one (frames, depth)")
     for position, (frames, depth) in enumerate(exits, 1):
         if not 1 <= frames <= num_frames:
-            raise ValueError(f"exit {position} ({frames}, {depth}) needs frames between 1 and {num_frames}")
+            raise InputError(f"exit {position} ({frames}, {depth}) needs frames between 1 and {num_frames}")
         if not 1 <= depth <= num_depths:
-            raise ValueError(f"exit {position} ({frames}, {depth}) needs a depth between 1 and {num_depths}")
+            raise InputError(f"exit {position} ({frames}, {depth}) needs a depth between 1 and {num_depths}")
     for position, (before, after) in enumerate(itertools.pairwise(exits), 2):
         step = f"exit {position} {tuple(after)} after {tuple(before)}"
         if after.frames < before.frames or after.depth < before.depth:
-            raise ValueError(f"{step} goes back: frames and depth may only grow along a route")
+            raise InputError(f"{step} goes back: frames and depth may only grow along a route")
         if after == before:
-            raise ValueError(f"{step} stands still: each exit must add frames or depth")
+            raise InputError(f"{step} stands still: each exit must add frames or depth")
     if exits[-1] != (num_frames, num_depths):
-        raise ValueError(
+        raise InputError(
             f"the route ends at {tuple(exits[-1])}: the last exit must be full inference, "
             f"({num_frames}, {num_depths}); for a smaller net ask for fewer frames instead"
         )
@@ -159,17 +161,17 @@ def frame_groups(num_frames: int, scheme: FrameOrder) -> tuple[tuple[int, ...], 
     elif scheme == "coarse_to_fine":
         groups = [tuple(frames[0::4]), tuple(frames[2::4]), tuple(frames[1::2])]
     else:
-        raise ValueError(f"unknown frame order {scheme!r}: use chronological, thue_morse or coarse_to_fine")
+        raise InputError(f"unknown frame order {scheme!r}: use chronological, thue_morse or coarse_to_fine")
     return tuple(group for group in groups if group)
 
 
 def _depths(depths: int | Sequence[int]) -> tuple[int, ...]:
     found = tuple(range(1, depths + 1)) if isinstance(depths, int) else tuple(depths)
     if not found or found[0] < 1 or any(b <= a for a, b in itertools.pairwise(found)):
-        raise ValueError(f"depths {depths!r}: give a positive number, or ascending depths from 1 on")
+        raise InputError(f"depths {depths!r}: give a positive number, or ascending depths from 1 on")
     return found
 
 
 def _check_frames(num_frames: int) -> None:
     if num_frames < 1:
-        raise ValueError(f"{num_frames} frames: a clip has at least one")
+        raise InputError(f"{num_frames} frames: a clip has at least one")

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from dynvid.calibration import frontier, thresholds_for_budget, thresholds_for_drop
+from dynvid.errors import InputError
 from dynvid.module import DynamicInferenceModule
 
 
@@ -26,9 +27,9 @@ class Calibration(pl.Callback):
 
     def __init__(self, max_drop: float = 0.01, budget: float | None = None) -> None:
         if not 0 <= max_drop <= 1:  # so written, it refuses NaN too
-            raise ValueError(f"max_drop={max_drop}: a share in [0, 1], 0.01 is one point")
+            raise InputError(f"max_drop={max_drop}: a share in [0, 1], 0.01 is one point")
         if budget is not None and not budget > 0:
-            raise ValueError(f"budget={budget}: GMACs above 0")
+            raise InputError(f"budget={budget}: GMACs above 0")
         self.max_drop, self.budget = max_drop, budget
         self._found: tuple[Tensor, Tensor] | None = None
 
@@ -37,7 +38,7 @@ class Calibration(pl.Callback):
         assert isinstance(pl_module, DynamicInferenceModule)
         cheapest, *more = pl_module.net.gmacs
         if self.budget is not None and more and self.budget < cheapest:
-            raise ValueError(f"a budget of {self.budget:g} GMACs is below the first exit, which costs {cheapest:g}")
+            raise InputError(f"a budget of {self.budget:g} GMACs is below the first exit, which costs {cheapest:g}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Calibrate; Lightning saves checkpoints after this."""

@@ -11,7 +11,8 @@ from dynvid.data.something import SomethingSomethingV1DataModule, SomethingSomet
 from dynvid.data.synthetic import SyntheticDataModule
 from dynvid.data.transforms import decode_size, eval_transform, mixup, three_crop_transform, train_transform
 from dynvid.data.ucf101 import UCF101DataModule
-from dynvid.data.video import VIDEO_SUFFIXES, FrameFolder, VideoError, VideoReader, open_video
+from dynvid.data.video import VIDEO_SUFFIXES, FrameFolder, VideoReader, open_video
+from dynvid.errors import VideoError
 
 __all__ = [
     "VIDEO_SUFFIXES",

@@ -20,6 +20,7 @@ from dynvid.data.dataset import OnError, Video, VideoDataset, collate
 from dynvid.data.files import find_names, find_paths, read_excluded, read_rows, write_missing
 from dynvid.data.transforms import decode_size, eval_transform, mixup, three_crop_transform, train_transform
 from dynvid.data.video import is_video
+from dynvid.errors import InputError, MissingFileError
 
 Split = Literal["train", "val", "test"]
 
@@ -78,9 +79,9 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         super().__init__()
         for name, value in (("num_frames", num_frames), ("size", size), ("batch_size", batch_size)):
             if value < 1:
-                raise ValueError(f"{name}={value}: 1 or more")
+                raise InputError(f"{name}={value}: 1 or more")
         if num_workers is not None and num_workers < 0:
-            raise ValueError(f"num_workers={num_workers}: 0 or more")
+            raise InputError(f"num_workers={num_workers}: 0 or more")
         self.min_area = 0.25  # of a training crop
         self.root = Path(root)
         self.num_frames = num_frames
@@ -123,7 +124,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             FileNotFoundError: More than `max_missing` of a list is missing; says how much and names the first.
         """
         if not self.root.exists():
-            raise FileNotFoundError(f"{self.root} does not exist: set `root` to where the videos are")
+            raise MissingFileError(f"{self.root} does not exist: set `root` to where the videos are")
         carved = split != "test" and not self.listed("val")
         source: Split = "train" if carved else split
         listed = self.listed(source)
@@ -131,7 +132,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         missing = [video.path for video in listed if video.path not in path_of]
         if len(missing) > self.max_missing * len(listed):
             share = f"{len(missing) / len(listed):.1%}"
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{len(missing)} of {len(listed)} listed {source} videos ({share}) are missing: {_some(missing)}; "
                 f"correct `root` ({self.root}), or raise `max_missing` to do without them"
             )
@@ -187,7 +188,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         videos = self.videos(split)
         self._report(split, len(videos))
         if not videos:
-            raise ValueError(f"{self.root}: no {split} videos; add some, or do without the {split} step")
+            raise InputError(f"{self.root}: no {split} videos; add some, or do without the {split} step")
         evaluate = eval_transform if crops == 1 else three_crop_transform
         dataset = VideoDataset(
             videos,
@@ -250,7 +251,7 @@ class VideoFolderDataModule(VideoDataModule):
         label_of = {name: label for label, name in enumerate(self.class_names)}
         for path, name, where, _ in self._entries:
             if name not in label_of:
-                raise ValueError(f"{path}: class {name!r} is in {where} but not in train")
+                raise InputError(f"{path}: class {name!r} is in {where} but not in train")
         return [Video(path, label_of[name], group) for path, name, where, group in self._entries if where == split]
 
     def find(self, paths: Collection[str]) -> dict[str, str]:
@@ -261,10 +262,10 @@ class VideoFolderDataModule(VideoDataModule):
     def _entries(self) -> list["_Entry"]:
         source = self.annotations or self.root
         if not source.exists():
-            raise FileNotFoundError(f"{source} does not exist: set `root` or `annotations` to your data")
+            raise MissingFileError(f"{source} does not exist: set `root` or `annotations` to your data")
         entries = list(_read_csv(source) if self.annotations else _read_folders(source))
         if not any(entry.split == "train" for entry in entries):
-            raise ValueError(f"{source}: no training videos; expected train/<class>/<video>, or a CSV in `annotations`")
+            raise InputError(f"{source}: no training videos; expected train/<class>/<video>, or a CSV in `annotations`")
         return entries
 
 
@@ -286,15 +287,15 @@ def _read_csv(file: Path) -> Iterator[_Entry]:
     rows = read_rows(file, "set `annotations` to your CSV")
     columns = rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
     if missing := {"path", "label", "split"} - set(columns):
-        raise ValueError(f"{file}, line 1: no column {', '.join(sorted(missing))}; found {', '.join(columns)}")
+        raise InputError(f"{file}, line 1: no column {', '.join(sorted(missing))}; found {', '.join(columns)}")
     for row in rows:
         path, label, split = (row[name].strip() for name in ("path", "label", "split"))
         if not (path or label or split):
             continue
         if not (path and label):
-            raise ValueError(f"{file}, line {rows.line_num}: path or label is empty")
+            raise InputError(f"{file}, line {rows.line_num}: path or label is empty")
         if split not in get_args(Split):
-            raise ValueError(f"{file}, line {rows.line_num}: split {split!r} is not train, val or test")
+            raise InputError(f"{file}, line {rows.line_num}: split {split!r} is not train, val or test")
         yield _Entry(str(file.parent / path), label, split, row.get("group", "").strip())
 
 
@@ -322,7 +323,7 @@ def carve(videos: Sequence[Video], fraction: float, seed: int) -> tuple[list[Vid
     (9, 3, 1)
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"the validation fraction must be between 0 and 1, not {fraction}")
+        raise InputError(f"the validation fraction must be between 0 and 1, not {fraction}")
     # A video without a group is its own; the pair keeps its path apart from a group of that name.
     key_of = {video: (video.group, "" if video.group else video.path) for video in videos}
     labels_of, groups_of = defaultdict(set), defaultdict(set)

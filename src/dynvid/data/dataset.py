@@ -9,7 +9,8 @@ from torch.utils.data import Dataset, default_collate
 
 from dynvid.data.sampling import clip_indices, segment_indices
 from dynvid.data.transforms import Transform
-from dynvid.data.video import VideoError, open_video
+from dynvid.data.video import open_video
+from dynvid.errors import VideoError
 
 OnError = Literal["raise", "skip"]
 

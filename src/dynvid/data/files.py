@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dynvid.data.video import VIDEO_SUFFIXES
+from dynvid.errors import InputError, MissingFileError
 
 
 def find_names(folder: Path, names: Collection[str]) -> dict[str, str]:
@@ -76,12 +77,12 @@ def read_text(file: Path, hint: str) -> str:
         ValueError: It is in another encoding.
     """
     if not file.exists():
-        raise FileNotFoundError(f"{file} does not exist: {hint}")
+        raise MissingFileError(f"{file} does not exist: {hint}")
     try:
         return file.read_text(encoding="utf-8-sig")  # -sig: spreadsheets add a mark
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{file}, line {line}: not UTF-8; save the file in that encoding") from error
+        raise InputError(f"{file}, line {line}: not UTF-8; save the file in that encoding") from error
 
 
 def read_lines(file: Path, hint: str) -> list[tuple[int, str]]:
@@ -107,7 +108,7 @@ def read_json(file: Path, hint: str) -> Any:
     try:
         return json.loads(read_text(file, hint))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{file}, line {error.lineno}: not JSON ({error.msg}); download it again") from error
+        raise InputError(f"{file}, line {error.lineno}: not JSON ({error.msg}); download it again") from error
 
 
 def read_excluded(file: str | Path) -> set[str]:
@@ -119,7 +120,7 @@ def read_excluded(file: str | Path) -> set[str]:
     with Path(file).open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
         rows = csv.DictReader(lines)
         if "path" not in (rows.fieldnames or []):
-            raise ValueError(f"{file}, line 1: no column path; `exclude` takes a file with the columns path,reason")
+            raise InputError(f"{file}, line 1: no column path; `exclude` takes a file with the columns path,reason")
         return {os.path.abspath(row["path"]) for row in rows}
 
 

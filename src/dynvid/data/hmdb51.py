@@ -7,6 +7,7 @@ from typing import Any, Literal
 from dynvid.data.datamodule import Split, VideoDataModule
 from dynvid.data.dataset import Video
 from dynvid.data.files import read_lines
+from dynvid.errors import InputError, MissingFileError
 
 
 class HMDB51DataModule(VideoDataModule):
@@ -43,7 +44,7 @@ class HMDB51DataModule(VideoDataModule):
         ending = f"_test_split{self.split}.txt"
         names = sorted(file.name.removesuffix(ending) for file in self.annotations.glob(f"*{ending}"))
         if not names:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{self.annotations}: no *{ending}; unpack test_train_splits.rar and set `annotations` to its folder"
             )
         return names
@@ -59,7 +60,7 @@ class HMDB51DataModule(VideoDataModule):
             for number, line in read_lines(file, "unpack it again"):
                 *video, part = line.rsplit(maxsplit=1)
                 if part not in ("0", "1", "2") or not video:
-                    raise ValueError(f"{file}, line {number}: does not end in 0, 1 or 2")
+                    raise InputError(f"{file}, line {number}: does not end in 0, 1 or 2")
                 if part == mark:
                     stem = PurePosixPath(video[0]).stem
                     videos.append(Video(stem, label, source(stem, name)))

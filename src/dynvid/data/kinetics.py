@@ -8,6 +8,7 @@ from typing import Any
 from dynvid.data.datamodule import Split, VideoDataModule
 from dynvid.data.dataset import Video
 from dynvid.data.files import read_rows
+from dynvid.errors import InputError, MissingFileError
 
 # As the authors, CVDF and mmaction2 call them. Results are reported on the validation list, so test means that.
 _FILES = {"train": ("train.csv", "*_train.csv"), "test": ("validate.csv", "val.csv", "*_val.csv")}
@@ -54,11 +55,11 @@ class KineticsDataModule(VideoDataModule):
         videos = []
         for row in _rows(file):
             if row["label"] not in label_of:
-                raise ValueError(f"{file}: class {row['label']!r} is not among the training videos")
+                raise InputError(f"{file}: class {row['label']!r} is not among the training videos")
             try:
                 start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
             except (ValueError, OverflowError) as error:
-                raise ValueError(f"{file}, video {row['youtube_id']}: a time is no number ({error})") from error
+                raise InputError(f"{file}, video {row['youtube_id']}: a time is no number ({error})") from error
             name = f"{row['youtube_id']}_{start:06d}_{end:06d}"
             videos.append(Video(name, label_of[row["label"]], row["youtube_id"]))
         return videos
@@ -68,18 +69,16 @@ class KineticsDataModule(VideoDataModule):
         for split in splits:
             found = sorted({file for pattern in _FILES[split] for file in self.annotations.glob(pattern)})
             if len(found) > 1:
-                raise ValueError(f"{self.annotations}: holds {' and '.join(file.name for file in found)}; leave one")
+                raise InputError(f"{self.annotations}: holds {' and '.join(file.name for file in found)}; leave one")
             if found:
                 return found[0]
         names = " or ".join(pattern for split in splits for pattern in _FILES[split])
-        raise FileNotFoundError(
-            f"{self.annotations}: holds no {names}; set `annotations` to the official files' folder"
-        )
+        raise MissingFileError(f"{self.annotations}: holds no {names}; set `annotations` to the official files' folder")
 
 
 def _rows(file: Path) -> Iterable[dict[str, str]]:
     """Rows of an annotation file by column, with or without `is_cc`."""
     rows = read_rows(file, "set `annotations` to the official files' folder")
     if missing := {"label", "youtube_id", "time_start", "time_end"} - set(rows.fieldnames or []):
-        raise ValueError(f"{file}, line 1: no column {', '.join(sorted(missing))}")
+        raise InputError(f"{file}, line 1: no column {', '.join(sorted(missing))}")
     return rows

@@ -10,6 +10,7 @@ from dynvid.data.datamodule import Split, VideoDataModule
 from dynvid.data.dataset import Video
 from dynvid.data.files import find_paths, read_lines
 from dynvid.data.video import VIDEO_SUFFIXES
+from dynvid.errors import InputError
 
 
 class VideoListDataModule(VideoDataModule):
@@ -58,7 +59,7 @@ class VideoListDataModule(VideoDataModule):
         for number, line in read_lines(file, f"set `{split}_list` to where it is"):
             path, label = split_line(line)
             if not 0 <= label < self.num_classes:
-                raise ValueError(f"{file}, line {number}: no label from 0 to {self.num_classes - 1}")
+                raise InputError(f"{file}, line {number}: no label from 0 to {self.num_classes - 1}")
             match = re.search(self.group, path) if self.group else None
             videos.append(Video(str(self.root / path), label, match[0] if match else ""))
         return videos

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from dynvid.errors import InputError
+
 
 def segment_indices(length: int, num_frames: int, generator: torch.Generator | None = None) -> Tensor:
     """One frame from each of `num_frames` equal segments of a video, as in temporal segment networks.
@@ -53,7 +55,7 @@ def clip_indices(length: int, num_frames: int, num_clips: int) -> Tensor:
             [15, 35, 55, 75]])
     """
     if num_clips < 1:
-        raise ValueError(f"cannot take {num_clips} clips from a video")
+        raise InputError(f"cannot take {num_clips} clips from a video")
     position = (torch.arange(num_clips, dtype=torch.float64) + 0.5) / num_clips
     return _indices(length, num_frames, position[:, None])
 
@@ -61,6 +63,6 @@ def clip_indices(length: int, num_frames: int, num_clips: int) -> Tensor:
 def _indices(length: int, num_frames: int, position: Tensor) -> Tensor:
     """Frames at a position in [0, 1) of each segment: `(..., num_frames)`."""
     if length < 1 or num_frames < 1:
-        raise ValueError(f"cannot take {num_frames} frames from a video of {length} frames")
+        raise InputError(f"cannot take {num_frames} frames from a video of {length} frames")
     indices = ((torch.arange(num_frames) + position) * length / num_frames).long()
     return indices.clamp_(max=length - 1)  # rounding may reach the end of the last segment

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from dynvid.data.datamodule import Split, VideoDataModule
 from dynvid.data.dataset import Video
 from dynvid.data.files import read_json, read_lines
+from dynvid.errors import InputError, MissingFileError
 
 _HINT = "unpack the labels of the download and set `annotations` to their folder"
 
@@ -91,7 +92,7 @@ class SomethingSomethingV2DataModule(VideoDataModule):
         for row in read_json(file, _HINT):
             name = row["template"].replace("[", "").replace("]", "")
             if name not in label_of:
-                raise ValueError(f"{file}, video {row['id']}: class {name!r} is not in the labels")
+                raise InputError(f"{file}, video {row['id']}: class {name!r} is not in the labels")
             videos.append(Video(row["id"], label_of[name]))
         return videos
 
@@ -99,7 +100,7 @@ class SomethingSomethingV2DataModule(VideoDataModule):
         names = [self.annotations / f"something-something-v2-{name}", self.annotations / name]
         if file := next((file for file in names if file.exists()), None):
             return file
-        raise FileNotFoundError(f"{names[0]} does not exist: {_HINT}")
+        raise MissingFileError(f"{names[0]} does not exist: {_HINT}")
 
 
 def read_ids(file: Path, class_names: list[str]) -> list[Video]:
@@ -114,7 +115,7 @@ def read_ids(file: Path, class_names: list[str]) -> list[Video]:
     for number, line in read_lines(file, _HINT):
         name, _, label = line.partition(";")
         if label not in label_of:
-            raise ValueError(f"{file}, line {number}: class {label!r} is not in the labels")
+            raise InputError(f"{file}, line {number}: class {label!r} is not in the labels")
         videos.append(Video(name, label_of[label]))
     return videos
 

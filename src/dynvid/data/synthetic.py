@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynvid.data.datamodule import VideoFolderDataModule
+from dynvid.errors import InputError
 
 SHAPES = ("square", "triangle", "cross", "ring")
 # Each motion is followed by its opposite: the same clip played backwards.
@@ -142,7 +143,7 @@ class SyntheticDataModule(VideoFolderDataModule):
         **kwargs: Any,
     ) -> None:
         if size % 2:
-            raise ValueError(f"size={size}: H.264 needs an even number of pixels")
+            raise InputError(f"size={size}: H.264 needs an even number of pixels")
         # A mirrored "left" is a "right".
         super().__init__(root, None, num_frames=num_frames, size=size, batch_size=batch_size, hflip=False, **kwargs)
         self.min_area = 0.7  # as the centre crop of the test: a smaller part would not show the whole motion
@@ -165,7 +166,7 @@ class SyntheticDataModule(VideoFolderDataModule):
         if root.exists():
             marker = root / "recipe.json"
             if not marker.is_file() or json.loads(marker.read_text()) != recipe:
-                raise ValueError(
+                raise InputError(
                     f"{root}: holds other files than clips made with {recipe}; remove it or choose another root"
                 )
             return

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from dynvid.data.datamodule import Split, VideoDataModule
 from dynvid.data.dataset import Video
 from dynvid.data.files import read_lines
+from dynvid.errors import InputError
 
 
 class UCF101DataModule(VideoDataModule):
@@ -57,7 +58,7 @@ def read_classes(annotations: Path) -> list[str]:
     for number, line in read_lines(file, _HINT):
         words = line.split()
         if len(words) != 2:
-            raise ValueError(f"{file}, line {number}: not a number and a name, such as '1 ApplyEyeMakeup'")
+            raise InputError(f"{file}, line {number}: not a number and a name, such as '1 ApplyEyeMakeup'")
         names.append(words[1])
     return names
 
@@ -81,7 +82,7 @@ def read_list(annotations: Path, part: Literal["train", "test"], split: int) -> 
     for number, line in read_lines(file, _HINT):
         path = PurePosixPath(line.split()[0])
         if path.parent.name not in label_of:
-            raise ValueError(f"{file}, line {number}: class {path.parent.name!r} is not in classInd.txt")
+            raise InputError(f"{file}, line {number}: class {path.parent.name!r} is not in classInd.txt")
         # v_Lunges_g08_c01 is a clip of the recording Lunges_g08.
         group = path.stem.removeprefix("v_").rsplit("_c", 1)[0]
         videos.append(Video(path.stem, label_of[path.parent.name], group))

@@ -24,6 +24,7 @@ from PIL.Image import open as open_image
 from torch import Tensor
 
 from dynvid.data.mpeg4 import sorted_pictures
+from dynvid.errors import FrameIndexError, VideoError
 
 VIDEO_SUFFIXES = frozenset({".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 """Lower-case file endings that count as a video."""
@@ -40,10 +41,6 @@ _KEEP_BYTES = 256 * 2**20
 
 
 Image = NDArray[np.uint8]  # RGB (H, W, 3)
-
-
-class VideoError(RuntimeError):
-    """A video that cannot be read: one line that names the file and the cause."""
 
 
 class VideoReader:
@@ -352,7 +349,7 @@ def _check_indices(indices: Iterable[int] | Tensor, length: int, name: str) -> l
     checked = [operator.index(index) for index in indices]
     for index in checked:
         if not 0 <= index < length:
-            raise IndexError(f"{name}: frame {index} is out of range, the video has {length} frames")
+            raise FrameIndexError(f"{name}: frame {index} is out of range, the video has {length} frames")
     return checked
 
 

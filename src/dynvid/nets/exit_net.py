@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
 from dynvid.costs import count_gmacs
+from dynvid.errors import InputError, ModeError
 from dynvid.nets.gradients import scale_gradient, still_statistics
 from dynvid.nets.msdnet import MSDNet
 from dynvid.nets.pretrained import load_weights, read_weights
@@ -154,7 +155,7 @@ class ExitNet(nn.Module):
         try:
             json.dumps(self._init_args)
         except TypeError as error:
-            raise ValueError(
+            raise InputError(
                 f"backbone_args must be plain data, so that checkpoints can hold them ({error})"
             ) from error
 
@@ -171,7 +172,7 @@ class ExitNet(nn.Module):
                 it in its `__init__`, and let its `spec` name that class and its arguments.
         """
         if self._init_args["backbone"] is None:
-            raise ValueError("a net around your own Backbone cannot describe itself: override spec() in a subclass")
+            raise InputError("a net around your own Backbone cannot describe itself: override spec() in a subclass")
         cls = type(self)
         return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(self._init_args)}
 
@@ -234,9 +235,9 @@ class ExitNet(nn.Module):
             tensor([0, 0])
         """
         if self.training:
-            raise RuntimeError("predict needs eval mode: call net.eval() first")
+            raise ModeError("predict needs eval mode: call net.eval() first")
         if policy.num_exits != len(self.route):
-            raise ValueError(f"the policy has {policy.num_exits} thresholds, the route {len(self.route)} exits")
+            raise InputError(f"the policy has {policy.num_exits} thresholds, the route {len(self.route)} exits")
         stream = self.stream(video, batch)
         device = self.mean.device
         videos = len(stream.videos)
@@ -265,7 +266,7 @@ class ExitNet(nn.Module):
     def check_video(self, video: Tensor) -> None:
         """Raise ValueError unless `video` is (B, num_frames, 3, H, W)."""
         if video.dim() != 5 or video.shape[1] != self.num_frames or video.shape[2] != 3:
-            raise ValueError(f"video has shape {tuple(video.shape)}: this net takes (B, {self.num_frames}, 3, H, W)")
+            raise InputError(f"video has shape {tuple(video.shape)}: this net takes (B, {self.num_frames}, 3, H, W)")
 
     def to_frames(self, video: Tensor) -> Tensor:
         """(B, n, C, H, W), uint8 or float -> frame-major normalised (n * B, C, H, W) in channels-last."""
@@ -363,30 +364,30 @@ def net_from_spec(spec: dict[str, Any]) -> ExitNet:
     # Timm would open files, or the network, for these; a spec may come from a file that somebody else wrote.
     reaching_out = {"pretrained", *(k for k in inner if k.startswith(("pretrained", "checkpoint", "cache")))}
     if ":" in arguments.get("backbone", "") or reaching_out & (arguments.keys() | inner.keys()):
-        raise ValueError(f"the net's description names weights to fetch, {spec['init_args']}: it is refused")
+        raise InputError(f"the net's description names weights to fetch, {spec['init_args']}: it is refused")
     for cls in known:
         if f"{cls.__module__}.{cls.__qualname__}" == spec["class_path"]:
             return cls(**arguments)
-    raise ValueError(f"{spec['class_path']} is not an imported subclass of ExitNet: import its module first, in Python")
+    raise InputError(f"{spec['class_path']} is not an imported subclass of ExitNet: import its module first, in Python")
 
 
 def _backbone(name: str | Backbone, pretrained: bool | str, kwargs: dict[str, Any]) -> Backbone:
     if isinstance(name, Backbone):
         if pretrained:
-            raise ValueError("pretrained is for backbones by name: load the weights of your own Backbone yourself")
+            raise InputError("pretrained is for backbones by name: load the weights of your own Backbone yourself")
         return name
     if name != "msdnet38":
         return TimmBackbone(name, pretrained, **kwargs)
     if pretrained:
-        raise ValueError("msdnet38 has no weights to download: give the path of the authors' checkpoint")
+        raise InputError("msdnet38 has no weights to download: give the path of the authors' checkpoint")
     return MSDNet(**kwargs)
 
 
 def _check_shift(shift: Shift, route: Route, frame_order: FrameOrder) -> None:
     if shift not in ("online", "bidirectional", "none"):
-        raise ValueError(f"unknown shift {shift!r}: use online, bidirectional or none")
+        raise InputError(f"unknown shift {shift!r}: use online, bidirectional or none")
     if shift == "bidirectional" and (route[0].frames != route[-1].frames or frame_order != "chronological"):
-        raise ValueError(
+        raise InputError(
             "the bidirectional shift looks at later frames: it needs all frames at every exit and "
             "frame_order='chronological'; use shift='online' for progressive routes"
         )

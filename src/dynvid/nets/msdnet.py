@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dynvid.errors import InputError
 from dynvid.nets.head import GlobalPool, exit_head
 from dynvid.nets.stages import Backbone, load_renamed
 
@@ -79,7 +80,7 @@ class MSDNet(Backbone):
         _check("prune", prune, "max", "min")
         _check("stem", stem, "imagenet", "cifar")
         if len(growth_factors) != len(bottleneck_factors):
-            raise ValueError(f"give as many bottleneck_factors as growth_factors, {len(growth_factors)}")
+            raise InputError(f"give as many bottleneck_factors as growth_factors, {len(growth_factors)}")
         factors = tuple(growth_factors)
         widths = tuple(bottleneck_factors) if bottleneck else (None,) * len(factors)
         later = [step if step_mode == "even" else step * i + 1 for i in range(1, num_blocks)]
@@ -250,7 +251,7 @@ def _scales_kept(layer: int, total: int, scales: int, prune: str) -> int:
 
 def _check(name: str, value: str, *known: str) -> None:
     if value not in known:
-        raise ValueError(f"{name} is {value!r}: use {' or '.join(known)}")
+        raise InputError(f"{name} is {value!r}: use {' or '.join(known)}")
 
 
 # From the authors' names to ours; the order within blocks, layers and branches is the same.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from dynvid.errors import InputError, MissingFileError
 from dynvid.nets.msdnet import load_msdnet_checkpoint
 from dynvid.nets.stages import load_renamed
 from dynvid.nets.tsm import load_tsm_checkpoint
@@ -25,15 +26,15 @@ def read_weights(path: str, backbone: object) -> tuple[Kind, dict[str, Any]]:
         ValueError: It is truncated, holds more than plain data, or is no file of weights.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file of pretrained weights")
+        raise MissingFileError(f"{path}: no such file of pretrained weights")
     if path.endswith(".safetensors"):
         return "timm", {}
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises EOFError, OSError, RuntimeError, UnpicklingError on damaged files
-        raise ValueError(f"{path}: is no file of weights, is truncated, or holds more than plain data") from error
+        raise InputError(f"{path}: is no file of weights, is truncated, or holds more than plain data") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds no weights by name")
+        raise InputError(f"{path}: holds no weights by name")
     if "dynvid" in content:
         return "dynvid", content
     names = content.get("state_dict", content)
@@ -56,7 +57,7 @@ def load_weights(net: "ExitNet", kind: Kind, content: Mapping[str, Any], path: s
         elif kind == "dynvid":
             _load_dynvid(net, content)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
 def _load_dynvid(net: "ExitNet", content: Mapping[str, Any]) -> None:

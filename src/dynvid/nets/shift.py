@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dynvid.errors import InputError, ModeError
+
 Shift = Literal["online", "bidirectional", "none"]
 ShiftMemory = dict[int, Tensor]
 
@@ -184,7 +186,7 @@ def insert_shift(segments: nn.ModuleList, kind: Shift, div: int) -> None:
     residual = [[block for block in blocks if type(block).__name__ != "DenseInput"] for blocks in stages]
     step = 2 if max(map(len, residual)) >= 23 else 1
     if not any(stages):
-        raise ValueError("no residual branch of a known kind to shift in: use shift='none'")
+        raise InputError("no residual branch of a known kind to shift in: use shift='none'")
     for block in (block for blocks in stages for block in blocks[::step]):
         name = _first_layer(block)
         layer = getattr(block, name)
@@ -233,4 +235,4 @@ def _current_frames() -> Frames:
     try:
         return _frames.get()
     except LookupError:
-        raise RuntimeError("a temporal shift runs inside an ExitNet only: call the net, not its backbone") from None
+        raise ModeError("a temporal shift runs inside an ExitNet only: call the net, not its backbone") from None

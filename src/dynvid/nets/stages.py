@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+from dynvid.errors import InputError
 from dynvid.nets.head import GlobalPool, exit_head
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class TimmBackbone(Backbone):
             *segments, pool = _cut(model, [info["module"] for info in stages])
             *activations, embedded = _run(model, [*segments, pool], kwargs.get("img_size"))
         except Exception as error:  # whatever the model's own code raises, what the user can do is the same
-            raise ValueError(
+            raise InputError(
                 f"{name} cannot be cut exactly into stages: use a model of another timm family, or bring your own "
                 f"stages, as examples/04_custom_backbone.py does ({type(error).__name__}: {error})"
             ) from error
@@ -160,7 +161,7 @@ def load_renamed(
     }
     if any(problems.values()):
         found = "; ".join(f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in problems.items() if keys)
-        raise ValueError(f"the checkpoint is not of {what}: {found}")
+        raise InputError(f"the checkpoint is not of {what}: {found}")
     net.load_state_dict({key: weights[key] for key in weights.keys() - set(left_out)}, strict=False)
     return tuple(left_out)
 
@@ -172,7 +173,7 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 def _create(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> Any:
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:5])
-        raise ValueError(f"timm has no model {name!r}" + (f": near it are {near}" if near else ""))
+        raise InputError(f"timm has no model {name!r}" + (f": near it are {near}" if near else ""))
     if isinstance(pretrained, str):
         kwargs = kwargs | {"pretrained_cfg_overlay": {"file": pretrained}}
     model = timm.create_model(name, pretrained=bool(pretrained), num_classes=0, **kwargs)
@@ -181,7 +182,7 @@ def _create(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> Any:
         given = [value for value in timm.models.load_state_dict(pretrained).values() if value.dim() > 1]
         matrices = [p for p in model.parameters() if p.dim() > 1]
         if not any(p.shape == value.shape and torch.equal(p, value.to(p)) for p in matrices for value in given):
-            raise ValueError(f"{pretrained}: holds no weights of {name}")
+            raise InputError(f"{pretrained}: holds no weights of {name}")
     return model
 
 
@@ -273,11 +274,11 @@ def _run(model: Any, pieces: Sequence[nn.Module], size: Any) -> list[Any]:
     image, features = _features(model, size)
     found = list(itertools.accumulate(pieces, lambda x, piece: piece(x), initial=image))[1:]
     if not all(isinstance(x, Tensor) and len(x) == len(image) for x in tree_leaves(found)):
-        raise ValueError("what lies between its stages is not one tensor per frame")
+        raise InputError("what lies between its stages is not one tensor per frame")
     expected = tree_leaves((features, model.forward_head(features, pre_logits=True)))
     # On the meta device there is nothing to compare; the same model was checked when it was built with values.
     if not image.is_meta and not all(map(torch.equal, tree_leaves(found[-2:]), expected)):
-        raise ValueError("its stages do not give its features")
+        raise InputError("its stages do not give its features")
     return found
 
 
@@ -290,7 +291,7 @@ def _features(model: Any, size: Any) -> tuple[Tensor, Any]:
         image = image.view(2, 3, height, width)
         with suppress(Exception):  # a layer that does not fit
             return image, model.forward_features(image)
-    raise ValueError(f"it takes no images of {' or '.join(map(str, sizes))} pixels")
+    raise InputError(f"it takes no images of {' or '.join(map(str, sizes))} pixels")
 
 
 def _pools(activations: list[Any], stages: list[dict[str, Any]], prefix: int) -> list[StagePool]:

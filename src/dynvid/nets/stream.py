@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from dynvid.errors import InputError
 from dynvid.nets.shift import Frames, ShiftMemory
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Stream:
             self._read: FrameSource = lambda rows, frames: video[rows[:, None].to(video.device), torch.tensor(frames)]
             batch = len(video)
         elif batch is None:
-            raise ValueError("give batch, the number of videos, when frames come from a function")
+            raise InputError("give batch, the number of videos, when frames come from a function")
         else:
             self._read = video
         self.videos = torch.arange(batch, device=net.mean.device)

@@ -1,4 +1,4 @@
-"""Commands beside training and testing, as plain functions."""
+"""`dynvid classify`: label video files with early exit."""
 
 import json as json_format
 import sys
@@ -12,11 +12,23 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from dynvid.commands.parser import Parser
 from dynvid.data import VideoError, open_video
 from dynvid.data.sampling import segment_indices
 from dynvid.data.transforms import decode_size, eval_transform
 from dynvid.data.video import is_video
+from dynvid.errors import MissingFileError
 from dynvid.module import DynamicInferenceModule
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; 0 if every video could be read, else 1."""
+    parser = Parser(prog="dynvid classify", description="Label videos; each is decoded and computed as far as needed.")
+    parser.add_argument("checkpoint", help="A checkpoint of `dynvid fit`.")
+    parser.add_argument("paths", nargs="+", help="Video files, folders of JPEG frames, or folders of video files.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object per video.")
+    options = parser.parse_args(arguments)
+    return classify(options.checkpoint, options.paths, options.json)
 
 
 def classify(checkpoint: str, paths: list[str], json: bool = False) -> int:
@@ -85,7 +97,7 @@ def classify_video(module: DynamicInferenceModule, path: str | Path) -> dict[str
 def _videos(paths: list[str]) -> Iterator[Path]:
     for path in map(Path, paths):
         if not path.exists():
-            raise FileNotFoundError(f"{path}: no such file or folder")
+            raise MissingFileError(f"{path}: no such file or folder")
         inside = sorted(p for p in path.rglob("*") if p.is_file() and is_video(p)) if path.is_dir() else []
         yield from inside or [path]
 
