@@ -20,6 +20,10 @@ class VideoError(DynvidError, RuntimeError):
     """A video that cannot be read: one line that names the file and the cause."""
 
 
+class DamagedVideoError(VideoError):
+    """A video that opens, but of which a wanted frame, or one on the way to it, does not decode as it should."""
+
+
 class FrameIndexError(DynvidError, IndexError):
     """A frame that a video does not have."""
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dynvid.data import VIDEO_SUFFIXES, FrameFolder, VideoError, VideoReader, open_video
-from dynvid.data import video as video_module
+from dynvid.data.reading import index as index_module
 
 from .conftest import Frames, WriteVideo, decode_all, same
 
@@ -74,7 +74,7 @@ def test_key_frames(tmp_path: Path, write_video: WriteVideo) -> None:
 def test_few_frames_decode_few_packets(tmp_path: Path, write_video: WriteVideo) -> None:
     """Only the group of pictures that holds the frame is decoded."""
     reader = VideoReader(write_video(tmp_path / "a.mp4", options={"g": "10", "bf": "0", "sc_threshold": "0"}))
-    assert reader._runs([12, 35]) == [(10, [12]), (30, [35])]
+    assert reader._index.runs([12, 35]) == [(10, [12]), (30, [35])]
 
 
 @pytest.mark.parametrize("source", [str, Path, Path.read_bytes, lambda path: io.BytesIO(path.read_bytes())])
@@ -134,9 +134,9 @@ def test_frames_are_not_kept_beyond_the_limit(
     tmp_path: Path, write_video: WriteVideo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_video(tmp_path / "a.mpg", codec="mpeg2video", options={"bf": "2"})
-    monkeypatch.setattr(video_module, "_KEEP_BYTES", 20_000)
+    monkeypatch.setattr(index_module, "_KEEP_BYTES", 20_000)
     reader, reference = VideoReader(path), decode_all(path)
-    assert not reader._kept
+    assert not reader._count.kept
     assert same(reader.read([39, 0, 17]), reference, [39, 0, 17])
 
 
@@ -160,14 +160,14 @@ def test_text_is_no_video(tmp_path: Path) -> None:
 
 
 def test_sound_is_no_video(tmp_path: Path) -> None:
-    path = tmp_path / "sound.wav"
+    path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         frame.rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    with pytest.raises(VideoError, match=r"sound\.wav: no video stream"):
+    with pytest.raises(VideoError, match=r"sound\.mp4: no video stream"):
         VideoReader(path)
 
 

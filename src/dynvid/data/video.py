@@ -1,46 +1,34 @@
 """Read chosen frames of a video, exactly and cheaply."""
 
-import io
-import operator
-import re
-from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator
-from fractions import Fraction
+import os
+import threading
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
 import av
 import numpy as np
-import torch
-from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
-from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
-from PIL.Image import DecompressionBombError, Resampling
-from PIL.Image import fromarray as from_array
-from PIL.Image import open as open_image
 from torch import Tensor
 
-from dynvid.data.mpeg4 import sorted_pictures
-from dynvid.errors import FrameIndexError, VideoError
+from dynvid.data.reading.container import check_size, demux
+from dynvid.data.reading.converter import Converter, Image, display_matrix, shrunk
+from dynvid.data.reading.decoder import Decoder
+from dynvid.data.reading.folder import IMAGE_SUFFIXES, FrameFolder, checked_indices, is_frame, stacked
+from dynvid.data.reading.index import Index, Run, count, index_of
+from dynvid.errors import DamagedVideoError, VideoError
 
-VIDEO_SUFFIXES = frozenset({".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
+__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "FrameFolder", "VideoReader", "is_frame", "is_video", "open_video"]
+
+VIDEO_SUFFIXES = frozenset(
+    {
+        *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"),
+        *(".webm", ".wmv"),
+    }
+)
 """Lower-case file endings that count as a video."""
-
-IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
-"""Lower-case file endings that count as a frame of a frame folder."""
-
-# In these codecs a packet is a frame and carries its time.
-_FRAME_PER_PACKET = {"h264", "hevc", "vp9", "libdav1d", "av1"}
-# Here "non-reference" is a promise to all later frames; in HEVC only to those of the same temporal layer.
-_SKIPPABLE = {"h264", "vp9", "mpeg4"}
-# Frames of a clip that had to be decoded to be counted are kept up to this size (raw, in bytes).
-_KEEP_BYTES = 256 * 2**20
-
-
-Image = NDArray[np.uint8]  # RGB (H, W, 3)
 
 
 class VideoReader:
@@ -51,19 +39,29 @@ class VideoReader:
     pixels that decoding the whole file gives. Where packets do not tell the frames, the file is decoded whole at
     opening to count them, and they are kept up to 256 MB; of DivX and Xvid files (UCF-101, HMDB-51) only odd ones.
 
+    Frames are upright: turned and mirrored as the file's display matrix says, in quarter turns. Where the picture size
+    changes on the way they are scaled to that of the first one. Pixels are given as they are stored, also where the
+    file says that they are not square. Several threads may share a reader; they take turns.
+
+    What is damaged is never handed out knowingly: where the file or FFmpeg's decoder flags a packet or a frame that is
+    wanted, or that is decoded on the way to one, that is an error, and so is a frame that does not come. Damage that
+    neither notices, since the codec carries no check sums, passes.
+
     Args:
         source: A path, the bytes of a file, or a binary file object that can seek.
         name: What errors call the video; by default its path.
+        strict: Take for an error whatever FFmpeg can, also what it could conceal; `dynvid check` does.
 
     Attributes:
         name: What errors call the video.
-        timestamps: Seconds since the first frame, float64 `(frames,)`; evenly spaced by `fps` in files decoded whole
-            and in DivX and Xvid files.
+        timestamps: Seconds since the first frame, float64 `(frames,)`; evenly spaced by `fps` in DivX and Xvid files,
+            and where a file states no times.
         fps: Average frame rate that the file states, in frames per second.
         key_frames: Indices of the frames that can be decoded alone.
 
     Raises:
-        VideoError: The file cannot be opened, has no video stream, or no frame of it can be decoded.
+        VideoError: The file cannot be opened, has no video stream, or no frame of it can be decoded; it is no regular
+            file, refers to other files, or is larger than the limits of `dynvid.data.reading.container`.
     """
 
     name: str
@@ -71,40 +69,18 @@ class VideoReader:
     fps: float
     key_frames: list[int]
 
-    def __init__(self, source: str | Path | bytes | BinaryIO, name: str | None = None) -> None:
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        label = source if isinstance(source, str | Path) else getattr(file, "name", "<bytes>")
-        self.name = name or str(label)
-        try:
-            # Real files carry titles in unknown encodings, which must not stop the reading.
-            with av.open(file, "r", metadata_errors="replace") as container:
-                stream = container.streams.best("video")
-                if not isinstance(stream, VideoStream) or stream.codec_context is None:
-                    raise VideoError(f"{self.name}: no video stream, or no decoder for it")
-                self._decoder: VideoCodecContext = stream.codec_context
-                self.fps = float(stream.average_rate or stream.guessed_rate or 25)  # 25: what FFmpeg assumes
-                time_base = stream.time_base or Fraction(1)
-                self._packets = [packet for packet in container.demux(stream) if packet.size]
-                pictures = sorted_pictures(self._packets, stream) if self._decoder.name == "mpeg4" else []
-            self._decoder.thread_count = 1  # decoding clips side by side is cheaper, and AUTO can deadlock
-            self._decoder.thread_type = "NONE"
-            self._decoder.open(strict=False)  # before skip_frame is touched: some decoders read it only here
-        except (av.FFmpegError, OSError) as error:
-            raise VideoError(f"{self.name}: cannot open ({error.strerror or error})") from error
-        self._converter = VideoReformatter()  # frame.reformat() would set up a new one for each frame
-        self._kept: list[VideoFrame] = []
-        self._pts = [packet.pts for packet in self._packets if packet.pts is not None]
-        self._order = self._presentation_order()
-        if pictures:
-            self._packets, time_base = pictures, 1 / Fraction(self.fps)
-            self._pts = [picture.pts for picture in pictures if picture.pts is not None]
-            self._order = sorted(range(len(pictures)), key=self._pts.__getitem__)
-        if self._order is not None:
-            times = np.array([self._pts[i] for i in self._order])
-            self.timestamps = (times - times[0]) * float(time_base)
-            self.key_frames = [k for k, i in enumerate(self._order) if self._packets[i].is_keyframe]
-        else:
-            self._count_frames()
+    def __init__(self, source: str | Path | bytes | BinaryIO, name: str | None = None, strict: bool = False) -> None:
+        track = demux(source, name)
+        self.name, self.fps = track.name, track.fps
+        if strict and track.lost:
+            raise DamagedVideoError(f"{self.name}: {track.lost} of the frames that it states are missing")
+        self._decoder, self._converter, self._lock = Decoder(track, strict), Converter(), threading.Lock()
+        self._first_size: tuple[int, int] | None = None  # as stored; later frames are scaled to it
+        self._index = self._tried(index_of(track))
+        self._count = None if self._index else count(self._decoder.decode_all(), track)
+        frames = self._index or self._count
+        assert frames is not None
+        self.timestamps, self.key_frames = frames.timestamps, frames.key_frames
 
     def __len__(self) -> int:
         return len(self.timestamps)
@@ -117,12 +93,12 @@ class VideoReader:
     @property
     def height(self) -> int:
         """Rows of a frame as shown, that is, after rotation."""
-        return self._size[0]
+        return self._shown_size[0]
 
     @property
     def width(self) -> int:
         """Columns of a frame as shown, that is, after rotation."""
-        return self._size[1]
+        return self._shown_size[1]
 
     def read(self, indices: Iterable[int] | Tensor, short_side: int | None = None) -> Tensor:
         """Decode frames.
@@ -135,240 +111,156 @@ class VideoReader:
             uint8 RGB `(T, C, H, W)` in the order asked, channels last in memory.
 
         Raises:
-            IndexError: An index is out of range.
-            VideoError: A frame cannot be decoded. Nothing is ever put in its place.
+            FrameIndexError: An index is out of range.
+            VideoError: A frame cannot be decoded, or is damaged. Nothing is ever put in its place.
         """
-        indices = _check_indices(indices, len(self), self.name)
+        indices = checked_indices(indices, len(self), self.name)
         if not indices:
             return self.read([0], short_side)[:0]
-        images: dict[int, Image] = {}
-        cause = "the decoder gave nothing"
-        try:
-            for index, frame in self._frames(set(indices)):
-                images[index] = self._to_rgb(frame, short_side)
-        except av.FFmpegError as error:
-            cause = str(error.strerror)
-        if lost := set(indices) - images.keys():
-            raise VideoError(f"{self.name}: frame {min(lost)} could not be decoded ({cause})")
-        return _stack([images[i] for i in indices], self.name)
+        with self._lock:
+            images = self._images(set(indices), short_side)
+        return stacked([images[i] for i in indices], self.name)
 
     @cached_property
-    def _size(self) -> tuple[int, int]:
+    def _shown_size(self) -> tuple[int, int]:
         height, width = self.read([0]).shape[-2:]
         return height, width
 
-    def _presentation_order(self) -> list[int] | None:
-        """Packet numbers in the order they are shown; None where the packets do not tell it."""
-        shown = [i for i, packet in enumerate(self._packets) if not packet.is_discard]
-        if not shown or self._decoder.name not in _FRAME_PER_PACKET or len(self._pts) < len(self._packets):
-            return None
-        times = {self._pts[i] for i in shown}
-        # Frames ahead of the first key frame may or may not decode: only trying tells.
-        if len(times) < len(shown) or not self._packets[0].is_keyframe or min(times) < self._pts[0]:
-            return None
-        order = sorted(shown, key=self._pts.__getitem__)
-        # AVI stores no presentation times; those made up for it do not know of reordering.
-        return None if self._decoder.has_b_frames and order == shown else order
-
-    def _count_frames(self) -> None:
-        """Set the length by decoding everything, and keep the frames if they are small."""
-        self.key_frames, count, size = [], 0, 0
+    def _images(self, wanted: set[int], short_side: int | None) -> dict[int, Image]:
+        """Decode the wanted frames and convert them."""
+        images: dict[int, Image] = {}
+        early: list[tuple[int, VideoFrame]] = []  # decoded before the size of the first frame was known
+        cause = "the decoder gave nothing"
         try:
-            for frame in self._decode(0, len(self._packets)):
-                if frame.key_frame:
-                    self.key_frames.append(count)
-                count += 1
-                size += sum(plane.buffer_size for plane in frame.planes)
-                if size <= _KEEP_BYTES:
-                    self._kept.append(frame)
+            for index, frame in self._frames(wanted):
+                if self._first_size:
+                    images[index] = self._to_rgb(frame, self._first_size, short_side)
                 else:
-                    self._kept.clear()
-        except av.FFmpegError as error:
-            raise VideoError(f"{self.name}: frame {count} could not be decoded ({error.strerror})") from error
-        if not count:
-            raise VideoError(f"{self.name}: no frame could be decoded")
-        self.timestamps = np.arange(count) / self.fps
+                    early.append((index, frame))
+            for index, frame in early:
+                if not self._first_size:
+                    _, first = next(self._frames({0}))
+                    self._first_size = first.height, first.width
+                images[index] = self._to_rgb(frame, self._first_size, short_side)
+        except (av.FFmpegError, ValueError) as error:  # ValueError: a pixel format that cannot be converted
+            cause = str(getattr(error, "strerror", error))
+        if lost := wanted - images.keys():
+            raise DamagedVideoError(f"{self.name}: frame {min(lost)} could not be decoded ({cause})")
+        return images
+
+    def _to_rgb(self, frame: VideoFrame, size: tuple[int, int], short_side: int | None) -> Image:
+        check_size(*size, self.name)
+        matrix = display_matrix(frame) or self._decoder.stated_matrix
+        return self._converter.to_rgb(frame, shrunk(size, short_side), matrix)
 
     def _frames(self, wanted: set[int]) -> Iterator[tuple[int, VideoFrame]]:
         """Decode the wanted frames, each with its index, in no particular order."""
-        if self._order is None:
-            last = max(wanted)
-            for i, frame in enumerate(self._kept or self._decode(0, len(self._packets))):
-                if i in wanted:
-                    yield i, frame
-                if i == last:
-                    return
-            return
-        index_of: dict[int | None, int] = {self._pts[self._order[i]]: i for i in wanted}
-        for start, targets in self._runs(self._order[i] for i in wanted):
-            times: set[int | None] = {self._pts[i] for i in (start, *targets)}
-            decoded = self._decode(start, targets[-1] + 1, set(targets))
-            frames = {frame.pts: frame for frame in decoded if frame.pts in times}
-            first = frames.get(self._pts[start])
-            # Streams with gradual refresh mark frames as key frames that need what came before.
-            if start == 0 or (first is not None and first.pict_type == PictureType.I):
-                yield from ((index_of.pop(time), frames[time]) for time in index_of.keys() & frames.keys())
-        if index_of:  # only decoding from the start gives these
-            for frame in self._decode(0, len(self._packets)):
-                if frame.pts in index_of:
-                    yield index_of.pop(frame.pts), frame
-                if not index_of:
+        return self._random(self._index, wanted) if self._index else self._sequential(wanted)
+
+    def _random(self, index: Index, wanted: set[int]) -> Iterator[tuple[int, VideoFrame]]:
+        """Decode from the key frame before each of the wanted frames."""
+        missing = {index.times[index.order[i]]: i for i in wanted}
+        for run in index.runs(wanted):
+            frames = self._from_key(index, run)
+            yield from ((missing.pop(time), frames[time]) for time in missing.keys() & frames.keys())
+        if missing:  # only decoding from the start gives these
+            for frame, damaged in self._decoder.decode_all():
+                if damaged:
+                    raise DamagedVideoError(self._damage(index, frame))
+                if frame.pts in missing:
+                    yield missing.pop(frame.pts), frame
+                if not missing:
                     return
 
-    def _to_rgb(self, frame: VideoFrame, short_side: int | None) -> Image:
-        """Convert a decoded frame to uint8 `(H, W, 3)`, shrunk and upright."""
-        height, width = _shrink(frame.height, frame.width, short_side)
-        image = np.asarray(self._converter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray(), np.uint8)
-        return np.rot90(image, round(frame.rotation / 90))  # both count counter-clockwise
+    def _from_key(self, index: Index, run: Run) -> dict[int, VideoFrame]:
+        """The targets of a run by their times; none where its key frame needs what comes before it."""
+        start, begins = run.start, index.times[run.start]
+        wanted = {index.times[i] for i in run.targets}
+        found: dict[int, VideoFrame] = {}
+        key_frame: VideoFrame | None = None
+        refused: VideoFrame | None = None
+        for frame, damaged in self._decoder.decode(start, run.targets[-1] + 1, set(run.targets)):
+            if frame.pts == begins:
+                key_frame = frame
+                if self._decoder.is_steady or begins == index.times[index.order[0]]:
+                    self._first_size = frame.height, frame.width
+            if frame.pts is None or frame.pts >= begins:  # others belong to the group before, and lack it
+                refused = frame if damaged and refused is None else refused
+                if frame.pts in wanted:
+                    found[frame.pts] = frame
+        # Streams with gradual refresh mark frames as key frames that need what came before.
+        if start and (key_frame is None or key_frame.pict_type != PictureType.I):
+            return {}
+        if refused is not None:
+            raise DamagedVideoError(self._damage(index, refused))
+        return found
 
-    def _runs(self, targets: Iterable[int]) -> list[tuple[int, list[int]]]:
-        """Group target packets by the key packet from which to decode them."""
-        keys = [i for i, packet in enumerate(self._packets) if packet.is_keyframe]
-        runs: list[tuple[int, list[int]]] = []
-        for target in sorted(targets):
-            group = bisect_right(keys, target) - 1
-            if self._pts[target] < self._pts[keys[group]]:
-                group -= 1  # shown before its key frame (open group of pictures): needs the group before too
-            if runs and keys[group] <= runs[-1][1][-1]:
-                runs[-1][1].append(target)  # on the way
-            else:
-                runs.append((keys[group], [target]))
-        return runs
+    def _sequential(self, wanted: set[int]) -> Iterator[tuple[int, VideoFrame]]:
+        """Decode everything up to the last of the wanted frames, if that was not kept."""
+        assert self._count is not None
+        last = max(wanted)
+        if last >= self._count.intact:
+            raise DamagedVideoError(f"{self.name}: frame {self._count.intact} is damaged, and what comes after it")
+        self._first_size = self._count.size
+        for i, frame in enumerate(self._count.kept or (frame for frame, _ in self._decoder.decode_all())):
+            if i in wanted:
+                yield i, frame
+            if i == last:
+                return
 
-    def _decode(self, start: int, stop: int, targets: Collection[int] = ()) -> Iterator[VideoFrame]:
-        """Decode packets `start` to `stop`; given targets, leave out the others that nothing refers to."""
-        whole = not targets or self._decoder.name not in _SKIPPABLE
-        self._decoder.flush_buffers()
-        for i in range(start, stop):
-            self._decoder.skip_frame = "DEFAULT" if whole or i in targets else "NONREF"
-            yield from self._decoder.decode(self._packets[i])
-        yield from self._decoder.decode(None)  # frames that the decoder holds back to reorder
+    def _damage(self, index: Index, frame: VideoFrame) -> str:
+        which = next(
+            (f"frame {i}" for i, packet in enumerate(index.order) if index.times[packet] == frame.pts), "a frame"
+        )
+        return f"{self.name}: {which} is damaged, and with it those that need it"
 
-
-class FrameFolder:
-    """A folder of JPEG or PNG frames, read as if it were a video.
-
-    Frames are ordered by the numbers in their names, so `img_2.jpg` comes before `img_10.jpg`. A folder says
-    nothing about time: `timestamps`, `fps` and `duration` are None.
-
-    Args:
-        path: The folder.
-
-    Raises:
-        VideoError: The folder holds no frame.
-    """
-
-    timestamps = None
-    fps = None
-    duration = None
-
-    def __init__(self, path: str | Path) -> None:
-        self.name = str(path)
-        files = (file for file in Path(path).iterdir() if is_frame(file))
-        self._files = sorted(files, key=lambda file: _natural(file.name))
-        if not self._files:
-            raise VideoError(f"{self.name}: no JPEG or PNG frame in this folder")
-        self.key_frames = list(range(len(self._files)))
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    @property
-    def height(self) -> int:
-        """Rows of the first frame."""
-        return self._size[0]
-
-    @property
-    def width(self) -> int:
-        """Columns of the first frame."""
-        return self._size[1]
-
-    def read(self, indices: Iterable[int] | Tensor, short_side: int | None = None) -> Tensor:
-        """Decode frames; arguments, result and errors are those of `VideoReader.read`."""
-        indices = _check_indices(indices, len(self), self.name)
-        if not indices:
-            return self.read([0], short_side)[:0]
-        images = {i: self._image(i, short_side) for i in set(indices)}
-        return _stack([images[i] for i in indices], self.name)
-
-    @cached_property
-    def _size(self) -> tuple[int, int]:
-        height, width = self.read([0]).shape[-2:]
-        return height, width
-
-    def _image(self, index: int, short_side: int | None) -> Image:
-        """Decode a frame to uint8 `(H, W, 3)`."""
+    def _tried(self, index: Index | None) -> Index | None:
+        """An index whose first frame decodes; frames that are cut off from their key frame may or may not be shown."""
+        if index is None or index.is_sure:
+            return index
         try:
-            with open_image(self._files[index]) as file:
-                if file.mode.startswith("I"):  # 16-bit grey, which Pillow would clip to 255
-                    image = from_array((np.asarray(file) >> 8).astype(np.uint8)).convert("RGB")
-                else:
-                    image = file.convert("RGB")
-        except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:  # Pillow's words for a bad file
-            raise VideoError(f"{self._files[index]}: frame {index} could not be decoded ({error})") from error
-        height, width = _shrink(image.height, image.width, short_side)
-        return np.array(image.resize((width, height), Resampling.BILINEAR))
+            return index if self._from_key(index, Run(0, [index.order[0]])) else None
+        except (av.FFmpegError, DamagedVideoError):
+            return index
 
 
-def open_video(path: str | Path) -> VideoReader | FrameFolder:
+def open_video(path: str | Path, strict: bool = False) -> VideoReader | FrameFolder:
     """Open a video file, or a folder of frames.
 
     Args:
-        path: The file or folder.
+        path: The file or folder; a folder with one video file, and perhaps its thumbnail, is that video.
+        strict: See `VideoReader`.
 
     Returns:
         A reader with `len()`, `read`, `timestamps`, `fps`, `duration`, `height`, `width` and `key_frames`.
 
     Raises:
-        VideoError: It cannot be opened.
+        VideoError: It cannot be opened, or is a folder of several videos.
     """
-    return FrameFolder(path) if Path(path).is_dir() else VideoReader(path)
+    if not os.path.isdir(path):
+        return VideoReader(path, strict=strict)
+    try:
+        videos = [file for file in Path(path).iterdir() if _is_video_file(file)]
+    except OSError as error:
+        raise VideoError(f"{path}: cannot open ({error.strerror})") from error
+    if len(videos) > 1:
+        raise VideoError(f"{path}: a folder of {len(videos)} videos; name one of them")
+    return VideoReader(videos[0], strict=strict) if videos else FrameFolder(path)
 
 
 def is_video(path: Path) -> bool:
-    """Whether a path looks like a video: a file with a known ending, or a folder that holds frames.
+    """Whether a path looks like a video: a file with a known ending, or a folder that holds frames and no video.
 
     >>> is_video(Path("swim.AVI")), is_video(Path("labels.csv")), is_video(Path("._swim.avi"))
     (True, False, False)
     """
     if path.name.startswith("."):
         return False
-    return any(map(is_frame, path.iterdir())) if path.is_dir() else path.suffix.lower() in VIDEO_SUFFIXES
+    if not path.is_dir():
+        return _is_video_file(path)
+    inside = list(path.iterdir())
+    return any(map(is_frame, inside)) and not any(map(_is_video_file, inside))
 
 
-def is_frame(path: Path) -> bool:
-    """Whether a path looks like a frame of a frame folder.
-
-    >>> is_frame(Path("img_00001.jpg")), is_frame(Path("notes.txt"))
-    (True, False)
-    """
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-
-
-def _check_indices(indices: Iterable[int] | Tensor, length: int, name: str) -> list[int]:
-    checked = [operator.index(index) for index in indices]
-    for index in checked:
-        if not 0 <= index < length:
-            raise FrameIndexError(f"{name}: frame {index} is out of range, the video has {length} frames")
-    return checked
-
-
-def _shrink(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """Size with the given short side, aspect kept; never larger than the original."""
-    if short_side is None or short_side >= min(height, width):
-        return height, width
-    scale = short_side / min(height, width)
-    return round(height * scale), round(width * scale)
-
-
-def _stack(images: list[Image], name: str) -> Tensor:
-    """Stack `(H, W, 3)` images to `(T, 3, H, W)`."""
-    sizes = {image.shape[:2] for image in images}
-    if len(sizes) > 1:
-        raise VideoError(f"{name}: the frames have different sizes ({sorted(sizes)})")
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key under which numbers count by value."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"([0-9]+)", name)]
+def _is_video_file(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and not path.is_dir()

@@ -13,6 +13,7 @@ _I, _B = 0, 2
 # What FFmpeg's decoder and filter take for a packet that only fills a gap; a picture so small may be "nothing new",
 # for which no frame comes.
 _FILLER_BYTES = 19
+_XVID_FILLER = b"\x7f"
 
 
 def sorted_pictures(packets: list["Packet[VideoStream]"], stream: VideoStream) -> list["Packet[VideoStream]"]:
@@ -49,7 +50,7 @@ def sorted_pictures(packets: list["Packet[VideoStream]"], stream: VideoStream) -
 
 def _gives_a_frame_each(packets: list["Packet[VideoStream]"], extradata: bytes) -> bool:
     """Whether the stream is plain enough to tell its frames without decoding it."""
-    if not packets or any(packet.is_discard for packet in packets):
+    if not packets or any(packet.is_discard or packet.has_sidedata("new_extradata") for packet in packets):
         return False
     first = extradata + bytes(packets[0])
     is_packed = re.search(rb"DivX\d+(?:Build|b)\d+p", first)
@@ -63,9 +64,11 @@ def _gives_a_frame_each(packets: list["Packet[VideoStream]"], extradata: bytes) 
         delays |= {_low_delay(layer) for layer in _LAYER.findall(header)}
         if b"XviD" in header and b"XviD" not in first:  # the decoder would change its arithmetic on the way
             return False
-        if filler_due and len(starts) == 1 and len(content) <= _FILLER_BYTES:
+        if filler_due and len(starts) <= 1 and len(content) <= _FILLER_BYTES:
             filler_due = False
             continue
+        if not starts and content != _XVID_FILLER:  # a picture that is damaged: none behind it must take its place
+            return False
         if len(starts) > 1 and (filler_due or len(starts) > 2 or not is_packed):
             return False
         if any(_length(content, start) <= _FILLER_BYTES for start in starts):

@@ -1,0 +1,162 @@
+"""Folders of JPEG or PNG frames, read as if they were a video."""
+
+import operator
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL.Image import Resampling
+from PIL.Image import fromarray as from_array
+from PIL.Image import open as open_image
+from PIL.ImageOps import exif_transpose
+from torch import Tensor
+
+from dynvid.data.reading.container import check_regular, check_size
+from dynvid.data.reading.converter import Image, shrunk
+from dynvid.errors import FrameIndexError, VideoError
+
+IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
+"""Lower-case file endings that count as a frame of a frame folder."""
+
+# Optical flow as TSN's tools, mmaction2 and others lay it beside the frames.
+_FLOW = re.compile(r"(flow|tvl1|[xyuv](?=[_#.-])|.*[_-](flow|[xyuv])[_#.-])", re.IGNORECASE)
+
+
+class FrameFolder:
+    """A folder of JPEG or PNG frames, read as if it were a video.
+
+    Frames are ordered by the numbers in their names, so `img_2.jpg` comes before `img_10.jpg`. Beside numbered files
+    those without a number are no frames, and beside other series those of optical flow (`flow_x_00001.jpg`) are none.
+    A folder says nothing about time: `timestamps`, `fps` and `duration` are None. Files are opened as JPEG or PNG
+    whatever their names say, and turned upright as their EXIF orientation says.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        VideoError: The folder cannot be listed, holds no frame, or several series of frames.
+    """
+
+    timestamps = None
+    fps = None
+    duration = None
+
+    def __init__(self, path: str | Path) -> None:
+        self.name = str(path)
+        try:
+            files = [file for file in Path(path).iterdir() if is_frame(file)]
+        except OSError as error:
+            raise VideoError(f"{self.name}: cannot open ({error.strerror})") from error
+        self._files = sorted(_one_series(files, self.name), key=lambda file: _natural(file.name))
+        if not self._files:
+            raise VideoError(f"{self.name}: no JPEG or PNG frame in this folder")
+        self.key_frames = list(range(len(self._files)))
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @property
+    def height(self) -> int:
+        """Rows of the first frame."""
+        return self._size[0]
+
+    @property
+    def width(self) -> int:
+        """Columns of the first frame."""
+        return self._size[1]
+
+    def read(self, indices: Iterable[int] | Tensor, short_side: int | None = None) -> Tensor:
+        """Decode frames.
+
+        Args:
+            indices: Frame numbers in `[0, len(self))`, in any order, repeats allowed.
+            short_side: Shrink frames to this short side, in pixels, aspect kept; smaller frames stay.
+
+        Returns:
+            uint8 RGB `(T, C, H, W)` in the order asked, channels last in memory.
+
+        Raises:
+            FrameIndexError: An index is out of range.
+            VideoError: A frame cannot be decoded. Nothing is ever put in its place.
+        """
+        indices = checked_indices(indices, len(self), self.name)
+        if not indices:
+            return self.read([0], short_side)[:0]
+        images = {i: self._image(i, short_side) for i in set(indices)}
+        return stacked([images[i] for i in indices], self.name)
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        height, width = self.read([0]).shape[-2:]
+        return height, width
+
+    def _image(self, index: int, short_side: int | None) -> Image:
+        """Decode a frame to uint8 `(H, W, 3)`."""
+        path = self._files[index]
+        check_regular(path, str(path))
+        try:
+            # Only these two: other formats start programs (EPS), or unpack to any size.
+            with open_image(path, formats=("JPEG", "PNG")) as file:
+                check_size(file.height, file.width, str(path))
+                upright = exif_transpose(file)
+                if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip to 255
+                    image = from_array((np.asarray(upright) >> 8).astype(np.uint8)).convert("RGB")
+                else:
+                    image = upright.convert("RGB")
+        except VideoError:
+            raise
+        except Exception as error:  # Pillow's decoders raise whatever they please on bad files
+            raise VideoError(f"{path}: frame {index} could not be decoded ({error})") from error
+        height, width = shrunk((image.height, image.width), short_side)
+        return np.array(image.resize((width, height), Resampling.BILINEAR))
+
+
+def is_frame(path: Path) -> bool:
+    """Whether a path looks like a frame of a frame folder.
+
+    >>> is_frame(Path("img_00001.jpg")), is_frame(Path("notes.txt"))
+    (True, False)
+    """
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def checked_indices(indices: Iterable[int] | Tensor, length: int, name: str) -> list[int]:
+    """The indices as integers; FrameIndexError where a video of this length has no such frame."""
+    checked = [operator.index(index) for index in indices]
+    for index in checked:
+        if not 0 <= index < length:
+            raise FrameIndexError(f"{name}: frame {index} is out of range, the video has {length} frames")
+    return checked
+
+
+def stacked(images: list[Image], name: str) -> Tensor:
+    """Stack `(H, W, 3)` images to `(T, 3, H, W)`."""
+    sizes = {image.shape[:2] for image in images}
+    if len(sizes) > 1:
+        raise VideoError(f"{name}: the frames have different sizes ({sorted(sizes)})")
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+def _one_series(files: list[Path], name: str) -> list[Path]:
+    """The files whose names differ in their numbers only, if they are the only such series beside optical flow."""
+    series: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        pattern = re.sub(r"[0-9]+", "*", file.name.lower())
+        series[pattern if "*" in pattern else ""].append(file)
+    if len(series) > 1:
+        series.pop("", None)
+    if len(series) > 1:
+        series = {pattern: found for pattern, found in series.items() if not _FLOW.match(pattern)} or series
+    if len(series) > 1:
+        found = ", ".join(f"{len(files)} {pattern}" for pattern, files in sorted(series.items())[:3])
+        raise VideoError(f"{name}: holds several series of frames ({found}); leave one, as one folder is one video")
+    return next(iter(series.values()), [])
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key under which numbers count by value."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"([0-9]+)", name)]

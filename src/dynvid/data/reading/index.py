@@ -1,0 +1,151 @@
+"""The index: which frames a video has, when each is shown, and from which key packet it is decoded."""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+
+from dynvid.data.reading.container import Track
+from dynvid.data.reading.decoder import Decoded
+from dynvid.data.reading.nal import CODECS, is_instantaneous
+from dynvid.errors import DamagedVideoError, VideoError
+
+# In these codecs a packet is a frame and carries its time.
+_FRAME_PER_PACKET = {"h264", "hevc", "vp9", "libdav1d", "av1"}
+# Frames of a clip that had to be decoded to be counted are kept up to this size, in bytes, raw and with what each takes
+# beside its pixels.
+_KEEP_BYTES, _OVERHEAD = 256 * 2**20, 2048
+
+
+class Run(NamedTuple):
+    """Packets to decode one after the other: from the key packet `start` to the last of the `targets`, ascending."""
+
+    start: int
+    targets: list[int]
+
+
+@dataclass(frozen=True)
+class Index:
+    """Frames that the packets tell, so that any of them can be decoded without counting the others.
+
+    Attributes:
+        times: Presentation time of each packet, in units of the time base.
+        order: Number of the packet of each frame, in the order of showing.
+        keys: Numbers of the key packets, ascending.
+        seconds: Seconds per unit of time.
+        is_sure: Whether the first frame is known to decode; else only trying tells.
+    """
+
+    times: list[int]
+    order: list[int]
+    keys: list[int]
+    seconds: float
+    is_sure: bool
+
+    @cached_property
+    def timestamps(self) -> NDArray[np.float64]:
+        """Seconds since the first frame, (frames,)."""
+        times = np.array([self.times[i] for i in self.order])
+        timestamps: NDArray[np.float64] = (times - times[0]) * self.seconds
+        return timestamps
+
+    @cached_property
+    def key_frames(self) -> list[int]:
+        """Indices of the frames that can be decoded alone."""
+        keys = set(self.keys)
+        return [frame for frame, packet in enumerate(self.order) if packet in keys]
+
+    def runs(self, frames: Iterable[int]) -> list[Run]:
+        """Group frames by the key packet from which to decode them."""
+        runs: list[Run] = []
+        for target in sorted(self.order[frame] for frame in frames):
+            group = bisect_right(self.keys, target) - 1
+            if self.times[target] < self.times[self.keys[group]]:
+                group -= 1  # shown before its key frame (open group of pictures): needs the group before too
+            if runs and self.keys[group] <= runs[-1].targets[-1]:
+                runs[-1].targets.append(target)  # on the way
+            else:
+                runs.append(Run(self.keys[group], [target]))
+        return runs
+
+
+def index_of(track: Track) -> Index | None:
+    """The index of a track; None where its packets do not tell the frames, so that decoding has to count them."""
+    name, packets = track.decoder.name, track.pictures or track.packets
+    keys = [i for i, packet in enumerate(packets) if packet.is_keyframe]
+    times = [packet.pts for packet in packets if packet.pts is not None]
+    if track.pictures:
+        order = sorted(range(len(packets)), key=times.__getitem__)
+        return Index(times, order, keys, 1 / track.fps, is_sure=True)
+    shown = [i for i, packet in enumerate(packets) if not packet.is_discard]
+    if not shown or name not in _FRAME_PER_PACKET or len(times) < len(packets):
+        return None
+    shown_at = {times[i] for i in shown}
+    # Frames ahead of the first key frame may or may not decode: only trying tells.
+    if len(shown_at) < len(shown) or keys[:1] != [0] or min(shown_at) < times[0]:
+        return None
+    order = sorted(shown, key=times.__getitem__)
+    # AVI stores no presentation times; those made up for it do not know of reordering.
+    if track.decoder.has_b_frames and order == shown:
+        return None
+    begins = name not in CODECS or is_instantaneous(name, track.decoder.extradata or b"", packets[0])
+    return Index(times, order, keys, float(track.time_base), is_sure=begins and order[0] == 0)
+
+
+class Count(NamedTuple):
+    """Frames that only decoding could count.
+
+    Attributes:
+        timestamps: Seconds since the first frame, (frames,).
+        key_frames: Indices of the frames that can be decoded alone.
+        size: Height and width of the first frame, as stored.
+        kept: The frames, where they are small; else empty.
+        intact: How many frames come before the first that is damaged.
+    """
+
+    timestamps: NDArray[np.float64]
+    key_frames: list[int]
+    size: tuple[int, int]
+    kept: list[VideoFrame]
+    intact: int
+
+
+def count(decoded: Iterable[Decoded], track: Track) -> Count:
+    """Count frames by decoding them.
+
+    Raises:
+        VideoError: There is none, or one cannot be decoded, so that the number of frames is not known.
+    """
+    times: list[int | None] = []
+    key_frames: list[int] = []
+    kept: list[VideoFrame] = []
+    first: VideoFrame | None = None
+    size, intact = 0, 0
+    try:
+        for frame, damaged in decoded:
+            first = first or frame
+            if frame.key_frame:
+                key_frames.append(len(times))
+            times.append(frame.pts)
+            intact += not damaged
+            size += _OVERHEAD + sum(plane.buffer_size for plane in frame.planes)
+            if size <= _KEEP_BYTES:
+                kept.append(frame)
+            else:
+                kept.clear()
+    except av.FFmpegError as error:
+        raise DamagedVideoError(f"{track.name}: frame {len(times)} could not be decoded ({error.strerror})") from error
+    if first is None:
+        raise VideoError(f"{track.name}: no frame could be decoded")
+    known = np.array([time for time in times if time is not None])
+    if len(known) == len(times) and (np.diff(known) > 0).all():
+        timestamps = (known - known[0]) * float(track.time_base)
+    else:
+        timestamps = np.arange(len(times)) / track.fps
+    return Count(timestamps, key_frames, (first.height, first.width), kept, intact)
