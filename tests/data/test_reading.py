@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from dynvid.data import VIDEO_SUFFIXES, VideoError, VideoReader
 from dynvid.data.reading.nal import CODECS, is_instantaneous, parameter_sets
+from dynvid.data.video import verified_video
 from dynvid.errors import DamagedVideoError
 
 from .conftest import Frames, WriteVideo, decode_all, draw, same
@@ -197,12 +198,12 @@ def test_the_display_matrix_holds_where_parameter_sets_change(real_data: Path, t
     assert np.array_equal(mirrored.numpy(), plain.flip(-1).numpy())
 
 
-def cut(path: Path, target: Path, first: int) -> Path:
-    """Copy the packets from number `first` on, as a cut without encoding does."""
+def cut(path: Path, target: Path, first: int, without: int | None = None) -> Path:
+    """Copy the packets from number `first` on, as a cut without encoding does; leave one out."""
     packets, _ = packets_of(path)
     with av.open(str(path)) as source, av.open(str(target), "w") as container:
         stream = container.add_stream_from_template(source.streams.video[0])
-        for packet in packets[first:]:
+        for packet in packets[first:without] + ([] if without is None else packets[without + 1 :]):
             packet.stream = stream
             container.mux(packet)
     return target
@@ -292,8 +293,10 @@ def test_a_cut_avi_gives_the_frames_before_the_cut(tmp_path: Path, write_video: 
     assert same(reader.read(good), reference, good)
     with pytest.raises(DamagedVideoError, match=r"cut\.avi: "):
         reader.read(range(len(reader)))
-    with pytest.raises(DamagedVideoError, match="of the frames that it states are missing"):
-        VideoReader(content[: packets[10].pos], name="cut.avi", strict=True)
+    shorter = tmp_path / "shorter.avi"
+    shorter.write_bytes(content[: packets[10].pos])
+    with pytest.raises(DamagedVideoError, match=r"shorter\.avi: \d+ of the frames that it states are missing"):
+        verified_video(shorter)
 
 
 def test_a_picture_that_is_gone_does_not_shift_the_others(tmp_path: Path, write_video: WriteVideo) -> None:
@@ -310,11 +313,26 @@ def test_a_picture_that_is_gone_does_not_shift_the_others(tmp_path: Path, write_
     assert same(read, reference, indices)
 
 
-def test_strict_reading_refuses_what_ffmpeg_conceals(tmp_path: Path, write_video: WriteVideo) -> None:
+def test_verifying_refuses_what_is_damaged(tmp_path: Path, write_video: WriteVideo) -> None:
     path = write_video(tmp_path / "a.mp4", size=(96, 128), options=X264 | {"g": "10", "bf": "0", "crf": "15"})
-    assert VideoReader(path, strict=True).read(range(40)).shape[0] == 40
-    with pytest.raises(DamagedVideoError):
-        VideoReader(with_damage(path, 23), strict=True).read(range(20, 30))
+    (tmp_path / "damaged.mp4").write_bytes(with_damage(path, 23))
+    with pytest.raises(DamagedVideoError, match=r"damaged\.mp4: damaged near frame 23"):
+        verified_video(tmp_path / "damaged.mp4")
+
+
+def test_verifying_finds_a_reference_that_is_gone(tmp_path: Path, write_video: WriteVideo) -> None:
+    """FFmpeg puts another picture in its place and flags nothing."""
+    path = write_video(tmp_path / "a.mkv", size=(96, 128), options=X264 | {"g": "20", "bf": "3"})
+    gone = cut(path, tmp_path / "gone.mkv", 0, without=4)
+    with av.open(str(gone)) as container:
+        assert not any(frame.is_corrupt for frame in container.decode(video=0))
+    with pytest.raises(DamagedVideoError, match=r"gone\.mkv: damaged near frame"):
+        verified_video(gone)
+
+
+def test_verifying_passes_what_is_whole(kind: tuple[Path, list[Frames]]) -> None:
+    """Open groups of pictures and gradual refresh among them."""
+    assert len(verified_video(kind[0])) == len(kind[1])
 
 
 def test_a_cut_jpeg_is_no_frame(tmp_path: Path, write_video: WriteVideo) -> None:
@@ -347,6 +365,8 @@ def test_any_reads_of_real_files_equal_a_full_decode(path: Path) -> None:
             continue
         assert same(read, reference, indices)
         assert not any(flags[i] for i in indices)
+    if whole and path.stem != "three_bytes_flipped":  # which nothing notices
+        assert len(verified_video(path)) == len(reference)
 
 
 def shown(path: Path) -> tuple[list[Frames], list[bool]]:

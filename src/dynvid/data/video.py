@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +20,16 @@ from dynvid.data.reading.folder import IMAGE_SUFFIXES, FrameFolder, checked_indi
 from dynvid.data.reading.index import Index, Run, count, index_of
 from dynvid.errors import DamagedVideoError, VideoError
 
-__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "FrameFolder", "VideoReader", "is_frame", "is_video", "open_video"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "FrameFolder",
+    "VideoReader",
+    "is_frame",
+    "is_video",
+    "open_video",
+    "verified_video",
+]
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -29,6 +38,8 @@ VIDEO_SUFFIXES = frozenset(
     }
 )
 """Lower-case file endings that count as a video."""
+
+_CHUNK = 32  # frames of a folder held in memory at a time
 
 
 class VideoReader:
@@ -50,7 +61,6 @@ class VideoReader:
     Args:
         source: A path, the bytes of a file, or a binary file object that can seek.
         name: What errors call the video; by default its path.
-        strict: Take for an error whatever FFmpeg can, also what it could conceal; `dynvid check` does.
 
     Attributes:
         name: What errors call the video.
@@ -69,12 +79,10 @@ class VideoReader:
     fps: float
     key_frames: list[int]
 
-    def __init__(self, source: str | Path | bytes | BinaryIO, name: str | None = None, strict: bool = False) -> None:
+    def __init__(self, source: str | Path | bytes | BinaryIO, name: str | None = None) -> None:
         track = demux(source, name)
         self.name, self.fps = track.name, track.fps
-        if strict and track.lost:
-            raise DamagedVideoError(f"{self.name}: {track.lost} of the frames that it states are missing")
-        self._decoder, self._converter, self._lock = Decoder(track, strict), Converter(), threading.Lock()
+        self._decoder, self._converter, self._lock = Decoder(track), Converter(), threading.Lock()
         self._first_size: tuple[int, int] | None = None  # as stored; later frames are scaled to it
         self._index = self._tried(index_of(track))
         self._count = None if self._index else count(self._decoder.decode_all(), track)
@@ -125,6 +133,13 @@ class VideoReader:
     def _shown_size(self) -> tuple[int, int]:
         height, width = self.read([0]).shape[-2:]
         return height, width
+
+    def check_complete(self, times: Collection[int | None]) -> None:
+        """Raise DamagedVideoError where decoding the whole file gave no frame at a time that the index knows."""
+        if self._index:
+            lost = [i for i, packet in enumerate(self._index.order) if self._index.times[packet] not in times]
+            if lost:
+                raise DamagedVideoError(f"{self.name}: frame {lost[0]} could not be decoded (the decoder gave nothing)")
 
     def _images(self, wanted: set[int], short_side: int | None) -> dict[int, Image]:
         """Decode the wanted frames and convert them."""
@@ -224,12 +239,11 @@ class VideoReader:
             return index
 
 
-def open_video(path: str | Path, strict: bool = False) -> VideoReader | FrameFolder:
+def open_video(path: str | Path) -> VideoReader | FrameFolder:
     """Open a video file, or a folder of frames.
 
     Args:
         path: The file or folder; a folder with one video file, and perhaps its thumbnail, is that video.
-        strict: See `VideoReader`.
 
     Returns:
         A reader with `len()`, `read`, `timestamps`, `fps`, `duration`, `height`, `width` and `key_frames`.
@@ -237,15 +251,51 @@ def open_video(path: str | Path, strict: bool = False) -> VideoReader | FrameFol
     Raises:
         VideoError: It cannot be opened, or is a folder of several videos.
     """
+    path = _video_in(path)
+    return FrameFolder(path) if os.path.isdir(path) else VideoReader(path)
+
+
+def verified_video(path: str | Path) -> VideoReader | FrameFolder:
+    """Open a video and decode all of it once, taking for an error whatever FFmpeg can take for one.
+
+    Beyond what reading refuses, this finds what FFmpeg conceals without a flag, such as references to pictures that are
+    gone, and frames that an AVI file states and no longer holds. `dynvid check` does it.
+
+    Raises:
+        VideoError: It cannot be opened.
+        DamagedVideoError: Something in it does not decode as it should.
+    """
+    path = _video_in(path)
+    if os.path.isdir(path):
+        folder = FrameFolder(path)
+        for start in range(0, len(folder), _CHUNK):
+            folder.read(range(start, min(start + _CHUNK, len(folder))), short_side=16)
+        return folder
+    reader, track, times = VideoReader(path), demux(path), set()
+    if track.lost:
+        raise DamagedVideoError(f"{path}: {track.lost} of the frames that it states are missing")
+    try:
+        for frame, damaged in Decoder(track, strict=True).decode_all():
+            times.add(frame.pts)
+            if damaged:
+                raise DamagedVideoError(f"{path}: damaged near frame {len(times) - 1}")
+    except av.FFmpegError as error:
+        raise DamagedVideoError(f"{path}: damaged near frame {len(times)} ({error.strerror})") from error
+    reader.check_complete(times)
+    return reader
+
+
+def _video_in(path: str | Path) -> str | Path:
+    """The only video file in a folder, if it holds one; else the path itself."""
     if not os.path.isdir(path):
-        return VideoReader(path, strict=strict)
+        return path
     try:
         videos = [file for file in Path(path).iterdir() if _is_video_file(file)]
     except OSError as error:
         raise VideoError(f"{path}: cannot open ({error.strerror})") from error
     if len(videos) > 1:
         raise VideoError(f"{path}: a folder of {len(videos)} videos; name one of them")
-    return VideoReader(videos[0], strict=strict) if videos else FrameFolder(path)
+    return videos[0] if videos else path
 
 
 def is_video(path: Path) -> bool:
