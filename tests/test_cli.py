@@ -238,7 +238,7 @@ def test_classify_goes_on_after_an_unreadable_file(here, capsys):
     ("arguments", "reason"),
     [
         (["fit", "--config", "nope.yaml"], "config nope.yaml: no such file, and no packaged config; there are"),
-        (["fit", "--config", "quickstart.yaml", "--model.net.backbne", "x"], "'backbne' is not accepted"),
+        (["fit", "--config", "quickstart.yaml", "--model.net.backbne", "x"], "--model.net.backbne: no such key"),
         (["fit", "--config", "quickstart.yaml", "--data.rot", "x"], "rot"),
         (["fit", "--config", "quickstart.yaml", *TINY, "--model.net.backbone", "resnet51"], "no model 'resnet51'"),
         (["fit", "--config", "quickstart.yaml", *TINY, "--data.size", "48"], "remove it or choose another root"),

@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from dynvid.callbacks import Calibration, FlopsAccuracyReport, PredictionWriter
-from dynvid.commands.parser import ConfigFile, Parser
+from dynvid.commands.parser import ConfigFile, Parser, given
 from dynvid.data import VideoDataModule
 from dynvid.errors import InputError
 from dynvid.module import DynamicInferenceModule, read_checkpoint
@@ -78,7 +79,21 @@ class DynvidCLI(LightningCLI):
             ("num_frames", "num_frames"),
             ("size", "input_size"),
         ):
-            parser.link_arguments(f"data.{source}", f"model.net.init_args.{target}", apply_on="instantiate")
+            unless_given = partial(self._unless_given, f"data.{source}", f"model.net.{target}")
+            link = f"data.{source}", f"model.net.init_args.{target}"
+            parser.link_arguments(*link, compute_fn=unless_given, apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Keep what was given too: the config does not tell it from defaults."""
+        super().parse_arguments(parser, args)
+        self.given = list(given(sys.argv[1:] if args is None else args))
+
+    def _unless_given(self, source: str, target: str, value: Any) -> Any:
+        """The value of a link, which would take the place of any other."""
+        for place in self.given:
+            if place.key == target and place.value != value:
+                raise InputError(f"{place}={place.value}: it is taken from {source}, which is {value}; leave it out")
+        return value
 
     def _parse_ckpt_path(self) -> None:
         """Leave the config alone: Lightning's own version imports the classes that a checkpoint names."""
