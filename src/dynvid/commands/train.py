@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 import warnings
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from dynvid.callbacks import Calibration, FlopsAccuracyReport, PredictionWriter
+from dynvid.commands.hub import hub_asked_once
 from dynvid.commands.parser import ConfigFile, Parser, given
 from dynvid.data import VideoDataModule
 from dynvid.errors import InputError
@@ -94,6 +96,13 @@ class DynvidCLI(LightningCLI):
             if place.key == target and place.value != value:
                 raise InputError(f"{place}={place.value}: it is taken from {source}, which is {value}; leave it out")
         return value
+
+    def instantiate_classes(self) -> None:
+        """Build everything, with the weights of the model hub where the config asks for them."""
+        arguments = self.config[self.subcommand].model.net.get("init_args") or {}
+        from_hub = arguments.get("pretrained") is True
+        with hub_asked_once(arguments.get("backbone")) if from_hub else nullcontext():
+            super().instantiate_classes()
 
     def _parse_ckpt_path(self) -> None:
         """Leave the config alone: Lightning's own version imports the classes that a checkpoint names."""
