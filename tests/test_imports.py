@@ -12,6 +12,7 @@ PACKAGE = Path(dynvid.__file__).parent
 ALLOWED = {
     "errors": set(),
     "text": set(),
+    "strict_json": set(),
     "packaged": set(),
     "routes": {"errors"},
     "policy": {"errors"},
@@ -23,8 +24,8 @@ ALLOWED = {
     "nets": {"errors", "routes", "policy", "costs", "nets"},
     "data": {"errors", "text", "data"},
     "module": {"errors", "calibration", "losses", "metrics", "nets", "policy", "data"},
-    "callbacks": {"errors", "calibration", "metrics", "module", "published", "callbacks"},
-    "commands": {"errors", "text", "packaged", "callbacks", "commands", "data", "module"},
+    "callbacks": {"errors", "text", "strict_json", "calibration", "metrics", "module", "published", "callbacks"},
+    "commands": {"errors", "text", "strict_json", "packaged", "callbacks", "commands", "data", "module"},
     "cli": {"errors", "text", "packaged", "commands"},
 }
 
