@@ -21,6 +21,7 @@ from dynvid.commands.parser import ConfigFile, Parser, given
 from dynvid.data import VideoDataModule
 from dynvid.errors import InputError
 from dynvid.module import DynamicInferenceModule, read_checkpoint
+from dynvid.text import printable
 
 
 def run(args: list[str] | None) -> None:
@@ -114,10 +115,12 @@ class DynvidCLI(LightningCLI):
             InputError: There is none, or a command that needs a checkpoint was given none.
         """
         config = self.config[self.subcommand]
+        if config.trainer.logger in (None, True, False):  # others have a folder of their own
+            _check_writable(config.trainer.default_root_dir or ".")
         wanted = config.get("ckpt_path")
         if wanted in ("last", "best"):
             config.ckpt_path = _newest_checkpoint(wanted, config)
-            print(f"checkpoint: {config.ckpt_path}")
+            print(f"checkpoint: {printable(config.ckpt_path)}")
         elif wanted is None and self.subcommand != "fit":
             raise InputError(f"{self.subcommand} needs --ckpt_path: best, last, or the path of a checkpoint")
         elif wanted is not None and not Path(wanted).is_file():
@@ -138,6 +141,18 @@ class DynvidCLI(LightningCLI):
             config.verbose = False  # the report prints its own table
         if self.subcommand == "predict":
             config.return_predictions = False  # they are written as they come
+
+
+def _check_writable(folder: str) -> None:
+    """Say before anything is built that the logs cannot be written; what is not there yet is made later.
+
+    Raises:
+        InputError: They cannot.
+    """
+    path = Path(folder).absolute()
+    there = next(part for part in (path, *path.parents) if os.path.exists(part))
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise InputError(f"trainer.default_root_dir {folder}: {there} is no folder that can be written to")
 
 
 def _newest_checkpoint(wanted: Literal["last", "best"], config: Any) -> str:
