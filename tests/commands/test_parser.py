@@ -17,6 +17,7 @@ CONFIGS = {
     "callback.yaml": "trainer: {callbacks: [{class_path: EMAWeightAveraging, init_args: {decai: 1}}]}\n",
     "frames.yaml": "model:\n  net:\n    init_args:\n      num_frames: 16\n",
     "word.yaml": "data: 3\n",
+    "only_net.yaml": "class_path: UnifiedExitNet\ninit_args:\n  backbone: test_resnet\n  num_frames: 16\n",
 }
 
 
@@ -103,6 +104,8 @@ def test_check_takes_overlays_and_the_data_of_a_config_only(tmp_path, capsys):
         (["--model.net.init_args.num_frames=16"], "--model.net.num_frames=16: it is taken from data.num_frames"),
         (["--model.net.num_classes", "3"], "--model.net.num_classes=3: it is taken from data.num_classes, which is 10"),
         (["--model.net.input_size", "224"], "--model.net.input_size=224: it is taken from data.size, which is 32"),
+        (["--model.net", "only_net.yaml"], "config only_net.yaml: model.net.num_frames=16: it is taken from"),
+        (["--config", '{"model": {"net": {"init_args": {"num_frames": 16}}}}'], "--model.net.num_frames=16: it is "),
         (["--config", "frames.yaml"], "config frames.yaml: model.net.num_frames=16: it is taken from data.num_frames"),
     ],
 )
@@ -113,7 +116,8 @@ def test_a_value_that_the_data_decides_is_refused(capsys, arguments, said):
 def test_the_config_that_a_run_leaves_can_be_used_again(tmp_path, capsys):
     quick = ["--data.num_workers", "0", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
     quick += ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
-    main([*FIT, *TINY, *quick, "--model.net.num_frames", "4"])  # the same as the data's
+    # What counts in the end is the data's own value.
+    main([*FIT, "--config", "frames.yaml", *TINY, *quick, "--model.net.num_frames", "4"])
     (config,) = tmp_path.rglob("config.yaml")
     main(["fit", "--config", str(config)])
     assert len(list(tmp_path.rglob("config.yaml"))) == 2

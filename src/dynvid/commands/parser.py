@@ -1,9 +1,10 @@
 """What the commands' parsers share: errors of one line, and configs by path or by packaged name."""
 
-import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn
@@ -16,6 +17,7 @@ from dynvid.errors import InputError
 from dynvid.packaged import config_files
 from dynvid.text import printable
 
+_YAML = (".yaml", ".yml")
 _UNKNOWN = re.compile(  # what jsonargparse says of a key that it does not know
     r"(?:Group '([^']+)'|Subcommand '[^']+') does not accept option '([^']+)'"
     r"|Option '([^']+)' is not accepted|unrecognized arguments: --([^\s=]+)"
@@ -82,7 +84,7 @@ class ConfigFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Resolve the name, then parse."""
         name = str(values)
-        if Path(name).suffix in (".yaml", ".yml"):
+        if Path(name).suffix in _YAML:
             name = find_config(name)
             read_yaml(name)  # says what is wrong with it in one line
         super().__call__(parser, cfg, name, option_string)  # type: ignore[no-untyped-call]
@@ -98,7 +100,7 @@ class DataOfConfig(ConfigFile):
             raise InputError(f"config {values}: `data` is no section with a class_path")
         if data and "class_path" not in data and not cfg.get("data"):
             raise InputError(f"config {values}: no class_path in its `data`, nor in a config before it")
-        ActionConfigFile.__call__(self, parser, cfg, json.dumps({"data": data} if data else {}), option_string)  # type: ignore[no-untyped-call]
+        ActionConfigFile.__call__(self, parser, cfg, yaml.safe_dump({"data": data} if data else {}), option_string)  # type: ignore[no-untyped-call]
         cfg[self.dest][-1] = values
 
 
@@ -147,17 +149,18 @@ def given(words: Sequence[str]) -> Iterator[Given]:
     """The keys that a command line sets and those in its configs, in order; `init_args` is no part of them."""
     for word, following in zip(words, [*words[1:], "--"], strict=True):
         option, equals, value = word.partition("=")
-        if not option.startswith("-") or option.startswith("---"):
+        if not option.startswith("-"):
             continue
         text = value if equals else "" if following.startswith("--") else following
-        if option in ("-c", "--config"):
-            yield from _leaves(read_yaml(find_config(text)), f"config {text}: ") if text else ()
-            continue
-        try:
+        name, source, content = option.lstrip("-").rstrip("+"), "--", text
+        if Path(text).suffix in _YAML and (name in ("c", "config") or os.path.isfile(text)):
+            text, source = Path(find_config(text)).read_text("utf-8", "replace"), f"config {text}: "
+        with suppress(yaml.YAMLError):
             content = yaml.safe_load(text)
-        except yaml.YAMLError:
-            content = text
-        yield from _leaves({option.lstrip("-").rstrip("+"): content}, "--")
+        if name not in ("c", "config"):
+            yield from _leaves({name: content}, source)
+        elif isinstance(content, dict):
+            yield from _leaves(content, source)
 
 
 def _leaves(content: dict[str, Any], source: str, before: str = "") -> Iterator[Given]:

@@ -93,8 +93,8 @@ class DynvidCLI(LightningCLI):
 
     def _unless_given(self, source: str, target: str, value: Any) -> Any:
         """The value of a link, which would take the place of any other."""
-        for place in self.given:
-            if place.key == target and place.value != value:
+        for place in [place for place in self.given if place.key == target][-1:]:  # the last one counts
+            if place.value != value:
                 raise InputError(f"{place}={place.value}: it is taken from {source}, which is {value}; leave it out")
         return value
 
