@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # Loader processes and computing threads share the cores: threads that wait must not spin.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check test-minimum format clean
+.PHONY: demo test check test-minimum test-newest test-extras format clean
 
 demo: $(INSTALLED)
 	$(BIN)/dynvid fit --config quickstart.yaml
@@ -30,6 +30,29 @@ test-minimum: # with the lowest versions that pyproject.toml allows
 		--resolution lowest-direct --editable '.[test]'
 	.venv-minimum/bin/python -m pytest
 
+test-newest: # with pre-releases of everything
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/pip install --quiet uv
+	.venv-newest/bin/uv pip install --quiet --compile-bytecode --python .venv-newest \
+		--upgrade --prerelease allow --editable '.[test]'
+	.venv-newest/bin/python -m pytest
+
+# What each extra alone is for; base is none.
+EXTRAS ?= base test lint dev
+use-base := python -c "import dynvid, pkgutil; [__import__(m.name) for m in pkgutil.walk_packages(dynvid.__path__, 'dynvid.')]"
+use-test := python -m pytest tests/test_routes.py tests/test_cli.py
+use-lint := ruff check && .venv-extra/bin/mypy
+use-dev := python -m pytest --version
+
+test-extras: $(addprefix test-extra-,$(EXTRAS)) # each in an environment of its own, from a wheel
+
+test-extra-%:
+	$(PYTHON) -m venv --clear .venv-extra
+	.venv-extra/bin/pip install --quiet uv
+	.venv-extra/bin/uv pip install --quiet --python .venv-extra '.$(if $(filter base,$*),,[$*])'
+	.venv-extra/bin/dynvid --help
+	.venv-extra/bin/$(use-$*)
+
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -40,4 +63,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-minimum build dist
+	rm -rf $(VENV) .venv-minimum .venv-newest .venv-extra build dist

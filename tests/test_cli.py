@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch._utils import ExceptionWrapper
 
 import dynvid
 from dynvid.cli import main
+from dynvid.errors import VideoError
 from dynvid.module import DynamicInferenceModule
 
 TINY = [
@@ -238,7 +241,7 @@ def test_classify_goes_on_after_an_unreadable_file(here, capsys):
     ("arguments", "reason"),
     [
         (["fit", "--config", "nope.yaml"], "config nope.yaml: no such file, and no packaged config; there are"),
-        (["fit", "--config", "quickstart.yaml", "--model.net.backbne", "x"], "'backbne' is not accepted"),
+        (["fit", "--config", "quickstart.yaml", "--model.net.backbne", "x"], "--model.net.backbne: no such key"),
         (["fit", "--config", "quickstart.yaml", "--data.rot", "x"], "rot"),
         (["fit", "--config", "quickstart.yaml", *TINY, "--model.net.backbone", "resnet51"], "no model 'resnet51'"),
         (["fit", "--config", "quickstart.yaml", *TINY, "--data.size", "48"], "remove it or choose another root"),
@@ -285,6 +288,33 @@ def test_bad_input_is_one_line_and_a_non_zero_code(here, capsys, arguments, reas
     code, line = fails(capsys, *arguments)
     assert code in (1, 2)
     assert reason in line
+    assert r"\x0a" not in line  # lines of other libraries are joined, not escaped
+
+
+def test_what_a_loader_process_says_is_its_last_message_with_its_names_escaped(capsys, monkeypatch):
+    def in_a_loader(_):
+        try:
+            raise VideoError("two\nlines.mp4: cannot open")
+        except VideoError:
+            ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+
+    monkeypatch.setattr(sys.modules["dynvid.commands.classify"], "run", in_a_loader)
+    assert fails(capsys, "classify", "x.ckpt") == (1, r"dynvid: error: two\x0alines.mp4: cannot open")
+
+
+@pytest.mark.parametrize("folder", ["file", "file/deep/er", "locked/deeper"])
+@pytest.mark.parametrize("command", [["fit"], ["test", "--ckpt_path", "best"]])
+def test_a_log_folder_that_cannot_be_written_is_named(tmp_path, capsys, monkeypatch, folder, command):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("locked").mkdir()
+    access = os.access
+    # Permissions do not stop the superuser, who may run this.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked" and access(path, mode))
+    code, line = fails(capsys, *command, "--config", "quickstart.yaml", *TINY, "--trainer.default_root_dir", folder)
+    assert code == 1
+    assert line.startswith(f"dynvid: error: trainer.default_root_dir {folder}: {tmp_path / folder.split('/')[0]} is no")
+    assert not Path("data").exists()
 
 
 @pytest.mark.parametrize("command", ["test", "fit", "predict"])

@@ -6,6 +6,7 @@ import sys
 import dynvid
 from dynvid.errors import DynvidError, InputError
 from dynvid.packaged import config_files
+from dynvid.text import printable
 
 USAGE = """\
 usage: dynvid COMMAND ...
@@ -78,10 +79,11 @@ def _on_purpose(error: Exception) -> Exception | None:
 
 
 def _one_line(error: Exception) -> str:
-    """Its message; a loader process hands on its whole traceback in one, and there it is the last line."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    wrapped = f"{type(error).__module__}.{type(error).__qualname__}: "
-    return lines[-1].removeprefix(wrapped) if wrapped in str(error) else " ".join(" ".join(lines).split())
+    """Its message; a loader process hands on its whole traceback in one, and there it is what stands at the end."""
+    text = str(error).strip() or type(error).__name__
+    text = text.rpartition(f"\n{type(error).__module__}.{type(error).__qualname__}: ")[2]
+    cause = str(error.__cause__ or "")  # other libraries lay theirs out in lines; in our own, a line break is a name's
+    return printable(text.replace(cause, " ".join(cause.split())) if cause else text)
 
 
 def _nobody_reads() -> bool:

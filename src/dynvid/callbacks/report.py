@@ -1,7 +1,6 @@
 """Scalars, figure, table and files of top-1 against cost."""
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,12 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from rich.console import Console
 from rich.table import Table
 
+from dynvid import strict_json
 from dynvid.calibration import operate
 from dynvid.metrics import FlopsAccuracy, draw_legend, plot_curve
 from dynvid.module import DynamicInferenceModule
 from dynvid.published import Dataset
+from dynvid.text import printable
 
 
 class FlopsAccuracyReport(pl.Callback):
@@ -42,7 +43,7 @@ class FlopsAccuracyReport(pl.Callback):
         """Say where the best checkpoint is."""
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if best and trainer.is_global_zero:
-            print(f"checkpoint: {best}")
+            print(f"checkpoint: {printable(best)}")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log, write the files and print the table."""
@@ -81,9 +82,9 @@ class FlopsAccuracyReport(pl.Callback):
             elif isinstance(logger, WandbLogger):
                 logger.log_image(f"{stage}/flops_accuracy", [str(picture)], step=trainer.global_step)
         if trainer.state.fn != "fit":
-            Path(folder, "report.json").write_text(json.dumps(summary, indent=2) + "\n")
+            Path(folder, "report.json").write_text(strict_json.dumps(summary, indent=2) + "\n")
             print_summary(summary)
-            print(f"report:  {Path(folder, 'report.json')}\npicture: {picture}")
+            print(f"report:  {printable(Path(folder, 'report.json'))}\npicture: {printable(picture)}")
 
 
 def summarise(module: DynamicInferenceModule, curve: FlopsAccuracy) -> dict[str, Any]:

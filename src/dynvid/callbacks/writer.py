@@ -7,6 +7,7 @@ from typing import Any, TextIO
 import pytorch_lightning as pl
 
 from dynvid.module import DynamicInferenceModule
+from dynvid.text import printable
 
 COLUMNS = ("path", "label", "probability", "frames", "depth", "gmacs")
 
@@ -58,4 +59,4 @@ class PredictionWriter(pl.Callback):
         """Close the file and say where it is."""
         assert self._file is not None
         self._file.close()
-        print(f"predictions: {self._file.name}")
+        print(f"predictions: {printable(self._file.name)}")

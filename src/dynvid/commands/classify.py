@@ -1,32 +1,35 @@
 """`dynvid classify`: label video files with early exit."""
 
-import json as json_format
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
+from dynvid import strict_json
 from dynvid.commands.parser import Parser
+from dynvid.commands.search import search
 from dynvid.data import VideoError, open_video
 from dynvid.data.sampling import segment_indices
 from dynvid.data.transforms import decode_size, eval_transform
-from dynvid.data.video import is_video
-from dynvid.errors import MissingFileError
 from dynvid.module import DynamicInferenceModule
+from dynvid.text import printable
 
 
 def run(arguments: list[str]) -> int:
     """Run the command; 0 if every video could be read, else 1."""
     parser = Parser(prog="dynvid classify", description="Label videos; each is decoded and computed as far as needed.")
     parser.add_argument("checkpoint", help="A checkpoint of `dynvid fit`.")
-    parser.add_argument("paths", nargs="+", help="Video files, folders of JPEG frames, or folders of video files.")
-    parser.add_argument("--json", action="store_true", help="Print one JSON object per video.")
+    parser.add_argument("paths", nargs="+", help="Video files, folders of JPEG frames, or folders of either.")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help=r"Print one JSON object per video; bytes of a name that are no UTF-8 are \udc80 to \udcff in it.",
+    )
     options = parser.parse_args(arguments)
     return classify(options.checkpoint, options.paths, options.json)
 
@@ -34,13 +37,16 @@ def run(arguments: list[str]) -> int:
 def classify(checkpoint: str, paths: list[str], json: bool = False) -> int:
     """Label videos with early exit: each is decoded and computed only as far as it needs.
 
+    What cannot be read is named, and the others are labelled all the same. How much was passed over in folders, because
+    it is no video, is said in one line on standard error.
+
     Args:
         checkpoint: A checkpoint of `dynvid fit`.
-        paths: Video files, folders of JPEG frames, or folders that are searched for video files.
-        json: Print one JSON object per video instead of a table.
+        paths: Video files, folders of JPEG frames, or folders that are searched for either.
+        json: Print one JSON object per video instead of a table (see `dynvid.strict_json`).
 
     Returns:
-        0, or 1 if a video could not be read.
+        0, or 1 if something could not be read.
 
     Raises:
         FileNotFoundError: There is no such path.
@@ -48,17 +54,27 @@ def classify(checkpoint: str, paths: list[str], json: bool = False) -> int:
     """
     module = DynamicInferenceModule.load_from_checkpoint(checkpoint)
     module.to("cuda" if torch.cuda.is_available() else "cpu")
-    found = []
-    for path in list(_videos(paths)):  # a path that is missing is said before any work
-        try:
-            found.append(classify_video(module, path))
-        except VideoError as error:
-            found.append({"path": str(path), "error": str(error)})
+    found, passed = search(paths)  # a path that is missing is said before any work
+    if passed:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(passed.items()))
+        print(printable(f"dynvid: passed over: {kinds}"), file=sys.stderr)
+    if not getattr(module, "calibrated", True):
+        print("dynvid: not calibrated: every video gets full inference", file=sys.stderr)
+    rows = []
+    for path, error in found:
+        rows.append({"path": str(path), "error": error} if error else _classified(module, path))
         if json:
-            print(json_format.dumps(found[-1]), flush=True)
+            print(strict_json.dumps(rows[-1]), flush=True)
     if not json:
-        _print_table(found)
-    return int(any("error" in row for row in found))
+        _print_table(rows)
+    return int(any("error" in row for row in rows))
+
+
+def _classified(module: DynamicInferenceModule, path: Path) -> dict[str, Any]:
+    try:
+        return classify_video(module, path)
+    except (VideoError, OSError) as error:
+        return {"path": str(path), "error": str(error)}
 
 
 def classify_video(module: DynamicInferenceModule, path: str | Path) -> dict[str, Any]:
@@ -94,24 +110,17 @@ def classify_video(module: DynamicInferenceModule, path: str | Path) -> dict[str
     }
 
 
-def _videos(paths: list[str]) -> Iterator[Path]:
-    for path in map(Path, paths):
-        if not path.exists():
-            raise MissingFileError(f"{path}: no such file or folder")
-        inside = sorted(p for p in path.rglob("*") if p.is_file() and is_video(p)) if path.is_dir() else []
-        yield from inside or [path]
-
-
 def _print_table(rows: list[dict[str, Any]]) -> None:
     table = Table(box=None)
     table.add_column("video", overflow="fold")
     for heading in ("label", "probability", "exit", "GMACs", "saved", "frames read"):
         table.add_column(heading, justify="right")
     for row in rows:
+        path = Text(printable(row["path"]))  # as text, in which brackets and colons mean nothing
         if "error" in row:
-            table.add_row(escape(row["path"]), f"[red]error: {escape(row['error'])}[/red]")
+            table.add_row(path, Text(f"error: {printable(row['error'])}", "red"))
             continue
         exit_taken = f"{row['frames']}x{row['depth']}"
         cells = [f"{row['gmacs']:.4g}", f"{100 * row['saved']:.1f} %", str(row["frames"])]
-        table.add_row(escape(row["path"]), escape(row["label"]), f"{row['probability']:.3f}", exit_taken, *cells)
+        table.add_row(path, Text(printable(row["label"])), f"{row['probability']:.3f}", exit_taken, *cells)
     Console(width=None if sys.stdout.isatty() else 200).print(table)

@@ -5,6 +5,8 @@ import re
 import signal
 import sys
 import warnings
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +16,12 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from dynvid.callbacks import Calibration, FlopsAccuracyReport, PredictionWriter
-from dynvid.commands.parser import ConfigFile, Parser
+from dynvid.commands.hub import hub_asked_once
+from dynvid.commands.parser import ConfigFile, Parser, given
 from dynvid.data import VideoDataModule
 from dynvid.errors import InputError
 from dynvid.module import DynamicInferenceModule, read_checkpoint
+from dynvid.text import printable
 
 
 def run(args: list[str] | None) -> None:
@@ -78,7 +82,28 @@ class DynvidCLI(LightningCLI):
             ("num_frames", "num_frames"),
             ("size", "input_size"),
         ):
-            parser.link_arguments(f"data.{source}", f"model.net.init_args.{target}", apply_on="instantiate")
+            unless_given = partial(self._unless_given, f"data.{source}", f"model.net.{target}")
+            link = f"data.{source}", f"model.net.init_args.{target}"
+            parser.link_arguments(*link, compute_fn=unless_given, apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Keep what was given too: the config does not tell it from defaults."""
+        super().parse_arguments(parser, args)
+        self.given = list(given(sys.argv[1:] if args is None else args))
+
+    def _unless_given(self, source: str, target: str, value: Any) -> Any:
+        """The value of a link, which would take the place of any other."""
+        for place in [place for place in self.given if place.key == target][-1:]:  # the last one counts
+            if place.value != value:
+                raise InputError(f"{place}={place.value}: it is taken from {source}, which is {value}; leave it out")
+        return value
+
+    def instantiate_classes(self) -> None:
+        """Build everything, with the weights of the model hub where the config asks for them."""
+        arguments = self.config[self.subcommand].model.net.get("init_args") or {}
+        from_hub = arguments.get("pretrained") is True
+        with hub_asked_once(arguments.get("backbone")) if from_hub else nullcontext():
+            super().instantiate_classes()
 
     def _parse_ckpt_path(self) -> None:
         """Leave the config alone: Lightning's own version imports the classes that a checkpoint names."""
@@ -90,10 +115,12 @@ class DynvidCLI(LightningCLI):
             InputError: There is none, or a command that needs a checkpoint was given none.
         """
         config = self.config[self.subcommand]
+        if config.trainer.logger in (None, True, False):  # others have a folder of their own
+            _check_writable(config.trainer.default_root_dir or ".")
         wanted = config.get("ckpt_path")
         if wanted in ("last", "best"):
             config.ckpt_path = _newest_checkpoint(wanted, config)
-            print(f"checkpoint: {config.ckpt_path}")
+            print(f"checkpoint: {printable(config.ckpt_path)}")
         elif wanted is None and self.subcommand != "fit":
             raise InputError(f"{self.subcommand} needs --ckpt_path: best, last, or the path of a checkpoint")
         elif wanted is not None and not Path(wanted).is_file():
@@ -114,6 +141,18 @@ class DynvidCLI(LightningCLI):
             config.verbose = False  # the report prints its own table
         if self.subcommand == "predict":
             config.return_predictions = False  # they are written as they come
+
+
+def _check_writable(folder: str) -> None:
+    """Say before anything is built that the logs cannot be written; what is not there yet is made later.
+
+    Raises:
+        InputError: They cannot.
+    """
+    path = Path(folder).absolute()
+    there = next(part for part in (path, *path.parents) if os.path.exists(part))
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise InputError(f"trainer.default_root_dir {folder}: {there} is no folder that can be written to")
 
 
 def _newest_checkpoint(wanted: Literal["last", "best"], config: Any) -> str:

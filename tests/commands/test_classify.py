@@ -1,0 +1,266 @@
+"""Labelling whatever is found in folders, with names that strangers chose."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+from PIL import Image
+
+from dynvid import UnifiedExitNet
+from dynvid.cli import main
+from dynvid.module import DynamicInferenceModule
+
+CLASSES = ["plain", "[red]ma:star:rkup[/red]", "\x1b[31mansi\nline", "bidi \u202egnp", "caf\udce9"]
+IMAGES = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), np.uint8)
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+        for image in IMAGES:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    module = DynamicInferenceModule(UnifiedExitNet("test_resnet", num_classes=5, num_frames=4, input_size=32))
+    module.class_names = CLASSES
+    trainer = pl.Trainer(accelerator="cpu", logger=False, default_root_dir=folder, enable_progress_bar=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(folder / "net.ckpt")
+    return folder / "net.ckpt"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def put(clip, here):
+    """Make a video, a folder of frames, or another file, by its ending."""
+
+    def make(name):
+        path = here / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() in (".jpg", ".png"):
+            Image.fromarray(IMAGES[0]).save(path)
+        elif path.suffix.lower() in (".txt", ".csv"):
+            path.write_text("words")
+        else:
+            shutil.copy(clip, path)
+        return name
+
+    return make
+
+
+@pytest.fixture
+def classify(checkpoint, capsys):
+    """Run the command: its exit code, the rows by path, and what it said on standard error."""
+
+    def run(*paths):
+        with pytest.raises(SystemExit) as caught:
+            main(["classify", str(checkpoint), *paths, "--json"])
+        out, err = capsys.readouterr()
+        rows = [strictly(line) for line in out.splitlines()]
+        assert len({row["path"] for row in rows}) == len(rows)
+        return caught.value.code, {row["path"]: row for row in rows}, err
+
+    return run
+
+
+def strictly(line):
+    def refuse(token):
+        raise ValueError(f"{token} is no JSON")
+
+    return json.loads(line, parse_constant=refuse)
+
+
+def labelled(rows):
+    assert all(("label" in row) != ("error" in row) for row in rows.values())
+    return [path for path, row in rows.items() if "label" in row]
+
+
+def test_a_folder_of_frame_folders(put, classify):
+    for name in ("root/b/img_1.jpg", "root/b/img_2.jpg", "root/a/img_1.jpg", "root/a/img_10.jpg", "root/a/img_2.jpg"):
+        put(name)
+    code, rows, said = classify("root")
+    assert (code, labelled(rows), said) == (0, ["root/a", "root/b"], "")
+
+
+def test_a_mixed_folder_is_labelled_in_order_and_the_rest_is_counted(put, classify):
+    for name in (
+        *("root/z.mp4", "root/b/c/w.AVI", "root/b/img_1.png", "root/b/notes.txt", "root/a/f/img_1.jpg", "root/a/v.mp4"),
+        *("root/a/v.jpg", "root/.hidden/x.mp4", "root/._z.mp4", "root/labels.csv", "root/README", "root/d/labels.CSV"),
+    ):
+        put(name)
+    code, rows, said = classify("root")
+    assert (code, labelled(rows)) == (0, ["root/a/f", "root/a/v.mp4", "root/b", "root/b/c/w.AVI", "root/z.mp4"])
+    assert said == "dynvid: passed over: 2 .csv, 1 .txt, 2 hidden, 1 images beside videos, 1 without an ending\n"
+
+
+def test_links_that_lead_nowhere_or_round_in_circles(put, classify):
+    put("root/a/x.mp4")
+    os.symlink("gone.mp4", "root/a/dangling.mp4")
+    os.symlink("gone", "root/dangling")
+    os.symlink("itself", "root/itself")
+    os.symlink("..", "root/a/up")
+    os.symlink("a", "root/same")
+    put("elsewhere/y.mp4")
+    os.symlink("../elsewhere", "root/elsewhere")
+    code, rows, said = classify("root")
+    assert code == 1
+    assert labelled(rows) == ["root/a/x.mp4", "root/elsewhere/y.mp4"]
+    assert list(rows) == sorted(rows)
+    for name in ("root/a/dangling.mp4", "root/dangling"):
+        assert rows[name]["error"] == f"{name}: cannot be read (a link that leads nowhere)"
+    assert "root/itself: cannot be read" in rows["root/itself"]["error"]
+    assert said == "dynvid: passed over: 2 met twice\n"
+    code, rows, _ = classify("root/dangling", "root/a/x.mp4")
+    assert (code, labelled(rows), len(rows)) == (1, ["root/a/x.mp4"], 2)
+
+
+def test_a_file_that_is_named_is_tried_whatever_its_ending(put, classify):
+    os.rename(put("v.mp4"), "v.data")
+    os.rename(put("w.mp4"), "w")
+    code, rows, _ = classify("v.data", "w", put("notes.txt"))
+    assert (code, labelled(rows)) == (1, ["v.data", "w"])
+    assert "notes.txt" in rows["notes.txt"]["error"]
+
+
+def test_an_empty_folder_is_said_as_such(put, classify):
+    os.mkdir("empty")
+    put("words/notes.txt")
+    code, rows, said = classify("empty", "words", put("v.mp4"))
+    assert (code, labelled(rows)) == (1, ["v.mp4"])
+    for name in ("empty", "words"):
+        assert rows[name]["error"] == f"{name}: holds no video and no frames"
+    assert said == "dynvid: passed over: 1 .txt\n"
+
+
+def test_what_is_given_twice_is_labelled_once(put, classify):
+    put("root/v.mp4")
+    put("root/a/img_1.jpg")
+    code, rows, said = classify("root/v.mp4", "./root/v.mp4", "root", "root/a", "root")
+    assert (code, labelled(rows)) == (0, ["root/v.mp4", "root/a"])
+    assert said == "dynvid: passed over: 4 met twice\n"
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_the_others_are_labelled(put, classify, monkeypatch):
+    put("root/a/v.mp4")
+    put("root/locked/v.mp4")
+    put("root/z/v.mp4")
+    scandir = os.scandir
+
+    def locked(path="."):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    code, rows, _ = classify("root")
+    assert (code, labelled(rows)) == (1, ["root/a/v.mp4", "root/z/v.mp4"])
+    assert rows["root/locked"]["error"] == "root/locked: cannot be read (Permission denied)"
+
+
+def test_frames_that_vanish_or_cannot_be_read_are_named(put, classify, monkeypatch):
+    put("root/a/img_1.jpg")
+    put("root/v.mp4")
+    iterdir = Path.iterdir
+
+    def locked(self):
+        if self.name == "a":
+            raise PermissionError(13, "Permission denied", str(self))
+        return iterdir(self)
+
+    monkeypatch.setattr(Path, "iterdir", locked)
+    code, rows, _ = classify("root")
+    assert (code, labelled(rows)) == (1, ["root/v.mp4"])
+    assert "Permission denied" in rows["root/a"]["error"]
+
+
+def test_what_is_neither_a_file_nor_a_folder_is_not_opened(put, classify):
+    put("root/v.mp4")
+    os.mkfifo("root/pipe.mp4")
+    code, rows, _ = classify("root")
+    assert (code, labelled(rows)) == (1, ["root/v.mp4"])
+    assert rows["root/pipe.mp4"]["error"] == "root/pipe.mp4: neither a file nor a folder"
+
+
+ODD = ["two\nlines", "cr\r", "tab\t", "\x1b[2Jansi", "bell\x07", "bidi\u202e4pm", "sep\u2028", "[bold]a[red]"]
+ODD += ['q"uote,', ":star:", "\x85next", os.fsdecode(b"caf\xe9"), os.fsdecode(b"\x80\xff"), "日本 ü", "'; rm -rf"]
+
+
+def test_json_lines_hold_any_name(put, classify):
+    names = {put(f"root/{name}.mp4") for name in ODD} | {put(f"root/{name}/img_1.jpg")[:-10] for name in ODD}
+    code, rows, _ = classify("root")
+    assert code == 0
+    assert set(labelled(rows)) == names
+    assert {os.fsencode(path) for path in rows} == {os.fsencode(name) for name in names}
+    assert {row["label"] for row in rows.values()} <= set(CLASSES)
+
+
+def test_the_table_cannot_be_steered_by_names(put, checkpoint, monkeypatch, capsys):
+    for name in ODD:
+        put(f"root/{name}.mp4")
+        Path(f"root/broken {name}.mp4").write_bytes(b"no video")
+    load = DynamicInferenceModule.load_from_checkpoint
+
+    def with_one_class(path):
+        module = load(path)
+        module.class_names = [" ".join(CLASSES)] * 5
+        return module
+
+    monkeypatch.setattr(DynamicInferenceModule, "load_from_checkpoint", with_one_class)
+    with pytest.raises(SystemExit):
+        main(["classify", str(checkpoint), "root"])
+    out = capsys.readouterr().out
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028\ud800-\udfff]", out)
+    label = r"plain [red]ma:star:rkup[/red] \x1b[31mansi\x0aline bidi \u202egnp caf\xe9"
+    assert out.count(f" {label} ") == len(ODD)
+    for text in (r"two\x0alines", r"\x1b[2Jansi", r"bidi\u202e4pm", "[bold]a[red]", ":star:", r"caf\xe9", r"\x80\xff"):
+        assert f"root/{text}.mp4 " in out
+        assert f"error: root/broken {text}.mp4: cannot open" in out
+    assert len(out.splitlines()) == 1 + 2 * len(ODD)
+
+
+def test_an_error_is_one_line_that_steers_no_terminal(checkpoint):
+    program, name = Path(sys.executable).with_name("dynvid"), b"gone\nfor good \x1b[31m\xe2\x80\xaecaf\xe9.mp4"
+    run = subprocess.run([program, "classify", checkpoint, name], capture_output=True)
+    assert run.returncode == 1
+    said = rb"dynvid: error: gone\x0afor good \x1b[31m\u202ecaf\xe9.mp4: no such file or folder" + b"\n"
+    assert run.stderr == said
+
+
+def test_the_words_of_arguments_are_escaped_too(capsys):
+    with pytest.raises(SystemExit):
+        main(["classify", "a.ckpt", "b.mp4", "--\x1b[31m\u202ered"])
+    said = capsys.readouterr().err.rstrip("\n")
+    assert said.startswith("dynvid: error: ")
+    assert said.isprintable()
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+@pytest.mark.parametrize("output", [[], ["--json"]])
+def test_a_net_that_was_not_calibrated_says_so(put, checkpoint, monkeypatch, capsys, calibrated, output):
+    monkeypatch.setattr(DynamicInferenceModule, "calibrated", calibrated, raising=False)
+    with pytest.raises(SystemExit):
+        main(["classify", str(checkpoint), put("v.mp4"), *output])
+    out, err = capsys.readouterr()
+    assert err == ("" if calibrated else "dynvid: not calibrated: every video gets full inference\n")
+    assert "calibrated" not in out
