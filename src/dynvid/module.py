@@ -142,7 +142,16 @@ class DynamicInferenceModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and the schedulers that were asked for."""
-        heads = [p for name, p in self.net.named_parameters() if not name.startswith("segments.")]
+        optimizer = self._build_optimizer()
+        schedulers = [] if self.lr_scheduler is None else [self._schedule(optimizer, self.lr_scheduler)]
+        if self.warmup_epochs:
+            schedulers.append(self._warmup(optimizer))
+        return [optimizer], schedulers
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        """Two groups of parameters, the heads and the backbone, which learns at its own share of the rate."""
+        of_segments = {id(p) for p in self.net.segments.parameters()}
+        heads = [p for p in self.net.parameters() if id(p) not in of_segments]
         backbone = [p for p in self.net.segments.parameters() if p.requires_grad]
         try:
             optimizer = self.optimizer([{"params": heads}, {"params": backbone}])
@@ -150,28 +159,31 @@ class DynamicInferenceModule(pl.LightningModule):
             raise InputError(f"model.optimizer: {error}") from error
         of_backbone = optimizer.param_groups[1]
         of_backbone["lr"] = of_backbone["lr"] * self.backbone_lr_scale  # not in place: it may be a tensor of both
-        schedulers: list[dict[str, Any]] = []
-        if self.lr_scheduler is not None:
-            scheduler = self.lr_scheduler(optimizer)
-            head_lr, backbone_lr = (float(group["lr"]) for group in optimizer.param_groups)
-            scale = self.backbone_lr_scale
-            if scale != 1 and not math.isclose(backbone_lr, head_lr * scale, rel_tol=1e-6):
-                raise InputError(
-                    f"{type(scheduler).__name__} sets learning rates of its own, so backbone_lr_scale is lost: leave "
-                    "it at 1, or take a schedule that scales them, such as CosineAnnealingLR with warmup_epochs"
-                )
-            monitor = {"monitor": scheduler.monitor} if isinstance(scheduler, ReduceLROnPlateau) else {}
-            schedulers.append({"scheduler": scheduler} | monitor)
-        if self.warmup_epochs:
-            epochs = self.trainer.max_epochs or -1
-            if epochs < 1:
-                raise InputError("warmup_epochs needs trainer.max_epochs of 1 or more")
-            if epochs < self.warmup_epochs and not getattr(self.trainer, "fast_dev_run", False):
-                raise InputError(f"warmup_epochs={self.warmup_epochs:g} is longer than trainer.max_epochs={epochs}")
-            steps = math.ceil(self.warmup_epochs * self.trainer.estimated_stepping_batches / epochs)
-            warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (steps + 1), total_iters=steps)
-            schedulers.append({"scheduler": warmup, "interval": "step"})
-        return [optimizer], schedulers
+        return optimizer
+
+    def _schedule(self, optimizer: torch.optim.Optimizer, schedule: LRSchedulerCallable) -> dict[str, Any]:
+        """The schedule, stepped per epoch; it must keep the backbone's share."""
+        scheduler = schedule(optimizer)
+        head_lr, backbone_lr = (float(group["lr"]) for group in optimizer.param_groups)
+        scale = self.backbone_lr_scale
+        if scale != 1 and not math.isclose(backbone_lr, head_lr * scale, rel_tol=1e-6):
+            raise InputError(
+                f"{type(scheduler).__name__} sets learning rates of its own, so backbone_lr_scale is lost: leave "
+                "it at 1, or take a schedule that scales them, such as CosineAnnealingLR with warmup_epochs"
+            )
+        monitor = {"monitor": scheduler.monitor} if isinstance(scheduler, ReduceLROnPlateau) else {}
+        return {"scheduler": scheduler} | monitor
+
+    def _warmup(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The rise from near zero, stepped per batch; it multiplies whatever the schedule says."""
+        epochs = self.trainer.max_epochs or -1
+        if epochs < 1:
+            raise InputError("warmup_epochs needs trainer.max_epochs of 1 or more")
+        if epochs < self.warmup_epochs and not getattr(self.trainer, "fast_dev_run", False):
+            raise InputError(f"warmup_epochs={self.warmup_epochs:g} is longer than trainer.max_epochs={epochs}")
+        steps = math.ceil(self.warmup_epochs * self.trainer.estimated_stepping_batches / epochs)
+        warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (steps + 1), total_iters=steps)
+        return {"scheduler": warmup, "interval": "step"}
 
     def forward(self, video: Tensor) -> Tensor:
         """Logits of all exits: (B, T, C, H, W) -> (K, B, classes)."""
