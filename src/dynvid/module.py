@@ -18,6 +18,7 @@ from dynvid.losses import ExitLoss
 from dynvid.metrics import FlopsAccuracy, FlopsAccuracyCurve
 from dynvid.nets import ExitNet, net_from_spec
 from dynvid.policy import Score, ThresholdPolicy
+from dynvid.saving import use_whole_files
 
 Batch = dict[str, Any]
 
@@ -103,7 +104,7 @@ class DynamicInferenceModule(pl.LightningModule):
         return self
 
     def setup(self, stage: str) -> None:
-        """Take the class names from the data module.
+        """Take the class names from the data module, and let checkpoints be written whole (`dynvid.saving`).
 
         Raises:
             ValueError: The data has another number of classes than the net.
@@ -113,6 +114,7 @@ class DynamicInferenceModule(pl.LightningModule):
             if len(names) != self.net.num_classes:
                 raise InputError(f"the data has {len(names)} classes, the net {self.net.num_classes}")
             self.class_names = list(names)
+        use_whole_files(self.trainer.strategy)
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training mode, frozen batch norm excepted."""
