@@ -1,22 +1,33 @@
 """`dynvid fit`, `validate`, `test` and `predict`: LightningCLI, with what the data knows handed to the net."""
 
+import errno
+import logging
 import os
 import re
 import signal
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelSummary, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from dynvid.callbacks import Calibration, FlopsAccuracyReport, PredictionWriter
+from dynvid.callbacks import (
+    Calibration,
+    EpochLine,
+    FlopsAccuracyReport,
+    NetLine,
+    PredictionWriter,
+    TrainingCheckpoint,
+)
 from dynvid.commands.parser import ConfigFile, Parser
 from dynvid.data import VideoDataModule
-from dynvid.errors import InputError
+from dynvid.errors import DynvidError, InputError
 from dynvid.module import DynamicInferenceModule, read_checkpoint
 
 
@@ -32,6 +43,7 @@ def run(args: list[str] | None) -> None:
     """
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of a deprecated torch call
     warnings.filterwarnings("ignore", message="Found .* in eval mode")  # batch norm that was frozen on purpose
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_no_advertisement)
     try:
         DynvidCLI(
             DynamicInferenceModule,
@@ -50,6 +62,10 @@ def run(args: list[str] | None) -> None:
         raise InputError(str(error)) from error
 
 
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless cloud" not in record.getMessage()
+
+
 class DynvidCLI(LightningCLI):
     """LightningCLI with packaged configs, and with what the data knows handed to the net."""
 
@@ -61,7 +77,7 @@ class DynvidCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks that are always on, and the links from data to net."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(TrainingCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/mean_exit_accuracy",
@@ -73,6 +89,7 @@ class DynvidCLI(LightningCLI):
         parser.add_lightning_class_args(Calibration, "calibration")
         parser.add_lightning_class_args(FlopsAccuracyReport, "report")
         parser.add_lightning_class_args(PredictionWriter, "writer")
+        parser.add_lightning_class_args(EpochLine, "epoch_line")
         for source, target in (
             ("num_classes", "num_classes"),
             ("num_frames", "num_frames"),
@@ -99,7 +116,12 @@ class DynvidCLI(LightningCLI):
         elif wanted is not None and not Path(wanted).is_file():
             raise InputError(f"--ckpt_path {wanted}: no such file")
         if wanted is not None:
-            read_checkpoint(config.ckpt_path)  # says which file is damaged before anything else is built
+            checkpoint = read_checkpoint(config.ckpt_path)  # says which file is damaged before anything else is built
+            if self.subcommand == "fit" and "optimizer_states" not in checkpoint:
+                raise InputError(
+                    f"{config.ckpt_path} holds weights only, and no training can go on from it: begin another with "
+                    "--model.net.pretrained"
+                )
             if "pretrained" in config.model.net.init_args:
                 config.model.net.init_args.pretrained = False  # the checkpoint's weights replace them: no download
         if self.subcommand != "fit":
@@ -108,16 +130,49 @@ class DynvidCLI(LightningCLI):
             config.trainer.default_root_dir = os.path.realpath(config.trainer.default_root_dir or ".")
         if self.subcommand == "fit" and wanted is not None and config.checkpoint.dirpath is None:
             config.checkpoint.dirpath = str(Path(config.ckpt_path).parent)  # go on where the best one so far is
-        if config.trainer.fast_dev_run:  # Lightning would write last.ckpt all the same
-            config.checkpoint.save_last = False
         if self.subcommand in ("test", "validate"):
             config.verbose = False  # the report prints its own table
         if self.subcommand == "predict":
             config.return_predictions = False  # they are written as they come
 
+    def instantiate_classes(self) -> None:
+        """Build what the config names.
+
+        Raises:
+            InputError: A package that it needs is not installed, such as that of a logger.
+        """
+        try:
+            super().instantiate_classes()
+        except Exception as error:  # jsonargparse hands on the words of a ModuleNotFoundError, not always the error
+            missing = re.search(r"(Requirement '|Module not found|No module named).*", str(error))
+            if missing is None:
+                raise
+            raise InputError(f"a package is missing: {missing[0]}") from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer, with a progress bar on a terminal only, and the net told in a line of ours."""
+        settings = self.config_init[self.subcommand].trainer
+        callbacks = settings.callbacks or []
+        own = [type(x) for x in (callbacks if isinstance(callbacks, list) else [callbacks])]
+        if not sys.stdout.isatty() and not any(issubclass(x, ProgressBar) for x in own):
+            kwargs["enable_progress_bar"] = False
+        if settings.enable_model_summary is not False and not any(issubclass(x, ModelSummary) for x in own):
+            kwargs["enable_model_summary"] = False
+            self.trainer_defaults["callbacks"] = [NetLine()]
+        return super().instantiate_trainer(**kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; a full disk is said with the folder, for loggers do not say which file they could not write."""
+        try:
+            super()._run_subcommand(subcommand)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
+                error.filename = getattr(self.trainer.logger, "log_dir", None) or self.trainer.default_root_dir
+            raise
+
 
 def _newest_checkpoint(wanted: Literal["last", "best"], config: Any) -> str:
-    """The last or best checkpoint of the newest run of this config.
+    """The last or best checkpoint of the newest run of this config; in place of a damaged last one, the one before.
 
     Raises:
         InputError: There is none, or it cannot be told by its name.
@@ -125,20 +180,63 @@ def _newest_checkpoint(wanted: Literal["last", "best"], config: Any) -> str:
     name = "last" if wanted == "last" else config.checkpoint.filename or "{epoch}-{step}"  # Lightning's default
     if "{" in name or (wanted == "best" and config.checkpoint.save_top_k != 1):
         raise InputError(f"--ckpt_path {wanted}: the checkpoint arguments make several files; give the path of one")
+    folders = _checkpoint_folders(config)
+    pattern = re.compile(rf"{re.escape(name)}(-v\d+)?\.ckpt")  # -v1: Lightning keeps a file of that name
+    found = _newest_first(p for folder in folders for p in folder.glob("*.ckpt") if pattern.fullmatch(p.name))
+    if not found:
+        where = config.checkpoint.dirpath or config.trainer.default_root_dir or "."
+        raise InputError(f"--ckpt_path {wanted}: no {name}.ckpt under {where}; run `dynvid fit` with this config first")
+    return str(found[0] if wanted == "best" else _last_state(found))
+
+
+def _checkpoint_folders(config: Any) -> list[Path]:
+    """The folders of checkpoints of all runs of a config."""
     logger = config.trainer.logger
+    if isinstance(logger, list):
+        logger = logger[0] if logger else False  # Lightning keeps checkpoints under the first
     settings = getattr(logger, "init_args", None) or {}
     root = Path(settings.get("save_dir") or config.trainer.default_root_dir or ".")
     if config.checkpoint.dirpath:
-        folders = [Path(config.checkpoint.dirpath)]
-    elif logger is False:
-        folders = [root / "checkpoints"]
-    elif logger is None or logger is True:
-        folders = [*root.glob("lightning_logs/*/checkpoints")]
-    else:  # under the name and the version that the logger has, or one of them
-        folders = [*root.glob("*/checkpoints"), *root.glob("*/*/checkpoints")]
-    pattern = re.compile(rf"{re.escape(name)}(-v\d+)?\.ckpt")  # -v1: Lightning keeps a file of that name
-    found = [path for folder in folders for path in folder.glob("*.ckpt") if pattern.fullmatch(path.name)]
-    if not found:
-        where = config.checkpoint.dirpath or root
-        raise InputError(f"--ckpt_path {wanted}: no {name}.ckpt under {where}; run `dynvid fit` with this config first")
-    return str(max(found, key=lambda path: path.stat().st_mtime))
+        return [Path(config.checkpoint.dirpath)]
+    if logger is False:
+        return [root / "checkpoints"]
+    if logger is None or logger is True:
+        return [*root.glob("lightning_logs/*/checkpoints")]
+    # Under the name and the version that the logger has, or one of them.
+    return [*root.glob("*/checkpoints"), *root.glob("*/*/checkpoints")]
+
+
+def _last_state(found: list[Path]) -> Path:
+    """The newest state that can be read, given the `last` files of all runs, newest first.
+
+    A best file beside the newest `last` counts where it is ahead, since the run may have been killed between the two.
+
+    Raises:
+        InputError: None can be read.
+    """
+    newest = found[0]
+    beside = _newest_first(path for path in newest.parent.glob("*.ckpt") if path not in found)
+    steps = _steps(newest)
+    if steps is not None:
+        age = newest.stat().st_mtime
+        ahead = [path for path in beside if path.stat().st_mtime > age and (_steps(path) or 0) > steps]
+        if ahead:
+            print(f"{newest} is behind: the run was stopped before it wrote it anew; taking {ahead[0].name}")
+        return ahead[0] if ahead else newest
+    for path in [*(p for p in found[1:] if p.parent == newest.parent), *beside, *found[1:]]:
+        if _steps(path) is not None:
+            print(f"{newest} cannot be read; taking {path}, the newest that can")
+            return path
+    raise InputError(f"--ckpt_path last: {newest} cannot be read, nor any other checkpoint")
+
+
+def _steps(path: Path) -> int | None:
+    """The optimizer steps that a checkpoint has behind it; None where it cannot be read."""
+    try:
+        return int(read_checkpoint(path).get("global_step", 0))
+    except DynvidError:
+        return None
+
+
+def _newest_first(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: path.lstat().st_mtime, reverse=True)  # of a link itself: it may dangle
