@@ -374,6 +374,10 @@ def test_thresholds_set_by_hand_are_kept_with_their_weights(fitted, data, tmp_pa
     run = trainer(tmp_path)
     run.validate(module, datamodule=data, verbose=False)
     own = torch.tensor([0.9, 0.8, torch.inf, 0.0])
+    module.policy.thresholds.copy_(own)
+    with pytest.warns(UserWarning, match="thresholds of unknown weights are not saved: set them with set_thresholds"):
+        run.save_checkpoint(tmp_path / "own.ckpt")
+    assert is_full_inference(content(tmp_path / "own.ckpt"))
     module.set_thresholds(own)
     run.save_checkpoint(tmp_path / "own.ckpt")
     again = DynamicInferenceModule.load_from_checkpoint(tmp_path / "own.ckpt")

@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_warn
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
@@ -319,6 +320,8 @@ class DynamicInferenceModule(pl.LightningModule):
         # Callbacks that average the weights average the buffers too: those of this module are what was found.
         own = {"policy.thresholds": self.policy.thresholds, "curve_thresholds": self.curve_thresholds}
         none = {name: torch.full_like(value, torch.inf) for name, value in own.items()}
+        if not calibrated and self._thresholds_of is None and self.policy.thresholds.isfinite().any():
+            rank_zero_warn("thresholds of unknown weights are not saved: set them with set_thresholds")
         checkpoint["state_dict"] |= own if calibrated else none
         # Not under Lightning's hyper_parameters: LightningCLI would import the class that a file names.
         checkpoint["dynvid"] = {

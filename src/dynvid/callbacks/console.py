@@ -29,8 +29,9 @@ class EpochLine(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the loss."""
-        self._losses.append(outputs["loss"].detach())
+        """Note the loss, where the batch was not skipped."""
+        if outputs:
+            self._losses.append(outputs["loss"].detach())
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note that there are figures to tell."""
