@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from torch._utils import ExceptionWrapper
 import dynvid
 from dynvid.cli import main
 from dynvid.errors import VideoError
-from dynvid.module import DynamicInferenceModule
 
 TINY = [
     *("--data.clips_per_class", "3", "--data.clip_frames", "8", "--data.size", "32", "--data.num_frames", "4"),
@@ -88,18 +86,6 @@ def test_resume_from_last_goes_on_where_the_best_is(here, capsys, recwarn):
     assert yaml.safe_load(config.read_text())["model"]["net"]["class_path"] == "dynvid.UnifiedExitNet"
 
 
-def test_a_run_that_is_terminated_is_no_success(fitted, tmp_path):
-    command = ["fit", "--config", "quickstart.yaml", *TINY, "--trainer.max_epochs", "500"]
-    command += ["--data.root", str(fitted / "data/synthetic"), "--trainer.default_root_dir", "run"]
-    program = Path(sys.executable).with_name("dynvid")
-    run = subprocess.Popen([program, *command], cwd=tmp_path, stderr=subprocess.DEVNULL)
-    while run.poll() is None and not list(tmp_path.rglob("last.ckpt")):
-        time.sleep(0.2)
-    run.terminate()
-    assert run.wait(60) == 143
-    DynamicInferenceModule.load_from_checkpoint(next(tmp_path.rglob("last.ckpt")))
-
-
 def printed_config(capsys, *configs):
     with pytest.raises(SystemExit):
         main(["fit", *(word for name in configs for word in ("--config", name)), "--print_config"])
@@ -138,6 +124,7 @@ def test_overlays_compose(capsys, backbone):
 @pytest.mark.parametrize("overlay", STATIC)
 def test_static_nets_train_and_test_under_a_budget_too(here, capsys, overlay):
     common = ["--config", "quickstart.yaml", "--config", overlay, *TINY, "--calibration.budget", "0.001"]
+    common += ["--calibration.max_drop", "null"]
     main(["fit", *common, "--trainer.default_root_dir", f"logs/{overlay}"])
     main(["test", *common, "--trainer.default_root_dir", f"logs/{overlay}", "--ckpt_path", "best"])
     assert "0.0 % saved, +0.0 points" in capsys.readouterr().out
@@ -213,6 +200,10 @@ def test_classify_stops_in_silence_where_nobody_reads(here):
         ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "run", "--trainer.logger.name", "mine"],
         ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", "elsewhere"],
         ["--checkpoint.dirpath", "kept", "--checkpoint.filename", "final"],
+        [
+            *("--trainer.logger+=CSVLogger", "--trainer.logger.save_dir=tables"),
+            *("--trainer.logger+=TensorBoardLogger", "--trainer.logger.save_dir=board"),
+        ],
     ],
 )
 def test_last_and_best_are_found_whatever_the_logger(fitted, tmp_path, monkeypatch, capsys, arguments):
@@ -272,6 +263,7 @@ def test_classify_goes_on_after_an_unreadable_file(here, capsys):
         (["fit", "--config", "quickstart.yaml", *TINY, "--data.num_workers", "-1"], "error: num_workers=-1: 0 or more"),
         (["fit", "--config", "quickstart.yaml", *TINY, "--model.optimizer.lr", "-1"], "error: model.optimizer: Inv"),
         (["fit", "--config", "quickstart.yaml", *TINY, "--model.optimizer.lr", "1e30"], "training has diverged"),
+        (["fit", "--config", "quickstart.yaml", *TINY, "--calibration.budget", "1"], "max_drop=0.005 beside budget=1"),
         (["fit", "--config", "bad.yaml"], "config bad.yaml: "),
         (["fit", "--config", "latin.yaml"], "config latin.yaml: "),
         (["check", "--config", "flat.yaml"], "config flat.yaml: `data` is no section"),
@@ -315,6 +307,30 @@ def test_a_log_folder_that_cannot_be_written_is_named(tmp_path, capsys, monkeypa
     assert code == 1
     assert line.startswith(f"dynvid: error: trainer.default_root_dir {folder}: {tmp_path / folder.split('/')[0]} is no")
     assert not Path("data").exists()
+
+
+@pytest.mark.parametrize("before", [[], ["--trainer.logger+=CSVLogger", "--trainer.logger.save_dir=x"]])
+def test_a_logger_without_its_package_is_one_line(here, capsys, tmp_path, monkeypatch, before):
+    text = "from pytorch_lightning.loggers import CSVLogger\nclass Far(CSVLogger):\n"
+    text += "    def __init__(self, save_dir: str = 'x'):\n        import package_that_is_not_there\n"
+    (tmp_path / "farlogger.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    code, line = fails(capsys, "fit", "--config", "quickstart.yaml", *TINY, *before, "--trainer.logger+=farlogger.Far")
+    assert (code, line) == (1, "dynvid: error: a package is missing: No module named 'package_that_is_not_there'")
+
+
+def test_the_console_has_lines_or_a_bar(here, capsys, caplog, monkeypatch):
+    command = [word for word in TINY if word not in ("--trainer.enable_progress_bar", "--trainer.enable_model_summary")]
+    command = [word for word in command if word != "false"] + ["--trainer.logger", "false"]
+    main(["fit", "--config", "quickstart.yaml", *command, "--checkpoint.dirpath", "lines"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("net: UnifiedExitNet of 0.399 M parameters; GMACs up to each exit (frames x depth): 1x2 ")
+    assert "\nepoch 1/1, train/loss " in printed
+    assert "FLOPs" not in printed
+    assert "Tip" not in caplog.text
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    main(["fit", "--config", "quickstart.yaml", *command, "--checkpoint.dirpath", "lines"])
+    assert "epoch 1/1" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["test", "fit", "predict"])

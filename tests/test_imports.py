@@ -19,12 +19,15 @@ ALLOWED = {
     "costs": set(),
     "published": {"errors"},
     "losses": {"errors"},
+    "saving": {"errors"},
     "calibration": {"errors", "policy"},
     "metrics": {"errors", "policy", "calibration", "published"},
     "nets": {"errors", "routes", "policy", "costs", "nets"},
     "data": {"errors", "text", "data"},
-    "module": {"errors", "calibration", "losses", "metrics", "nets", "policy", "data"},
-    "callbacks": {"errors", "text", "strict_json", "calibration", "metrics", "module", "published", "callbacks"},
+    "module": {"errors", "calibration", "losses", "metrics", "nets", "policy", "data", "saving"},
+    "callbacks": {
+        *("errors", "text", "strict_json", "calibration", "metrics", "module", "published", "saving", "callbacks"),
+    },
     "commands": {"errors", "text", "strict_json", "packaged", "callbacks", "commands", "data", "module"},
     "cli": {"errors", "text", "packaged", "commands"},
 }

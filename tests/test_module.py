@@ -337,8 +337,10 @@ def test_a_training_batch_of_one_video_says_what_to_do(data, tmp_path):
         trainer(tmp_path, 1, logger=False, enable_checkpointing=False).fit(module, datamodule=ones)
 
 
-@pytest.mark.parametrize("arguments", [{"max_drop": 5.0}, {"max_drop": float("nan")}, {"budget": -1.0}])
-def test_calibration_refuses_numbers_out_of_range(arguments):
+@pytest.mark.parametrize(
+    "arguments", [{"max_drop": 5.0}, {"max_drop": float("nan")}, {"budget": -1.0}, {"max_drop": 0.01, "budget": 1.0}]
+)
+def test_calibration_refuses_numbers_out_of_range_and_two_at_once(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         Calibration(**arguments)
 

@@ -1,7 +1,8 @@
 """Training, evaluation and checkpoints of an ExitNet with Lightning."""
 
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,6 +10,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_warn
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
@@ -18,6 +21,7 @@ from dynvid.losses import ExitLoss
 from dynvid.metrics import FlopsAccuracy, FlopsAccuracyCurve
 from dynvid.nets import ExitNet, net_from_spec
 from dynvid.policy import Score, ThresholdPolicy
+from dynvid.saving import use_whole_files
 
 Batch = dict[str, Any]
 
@@ -47,9 +51,11 @@ class DynamicInferenceModule(pl.LightningModule):
         gradient_checkpointing: See `ExitNet`.
 
     Attributes:
-        policy: The thresholds; full inference until calibrated.
+        policy: The thresholds; full inference until calibrated. `set_thresholds` sets them together with the weights
+            that they belong to; a checkpoint of other weights holds full inference.
         class_names: Names of the classes, once a data module or a checkpoint has told them.
         curve: What the last validation or test run found.
+        validated_weights: A name for the weights that `fit` validated last; averaged ones are in the net for that only.
 
     Example:
         >>> from dynvid import UnifiedExitNet
@@ -91,19 +97,48 @@ class DynamicInferenceModule(pl.LightningModule):
         net.gradient_equilibrium, net.gradient_checkpointing = gradient_equilibrium, gradient_checkpointing
         self.class_names: list[str] | None = None
         self.curve: FlopsAccuracy | None = None
+        self._thresholds_of: str | None = None  # the weights that the thresholds were found for
+        self.validated_weights: str | None = None
         self.val_curve = FlopsAccuracyCurve(net.gmacs, self.policy)
         self.test_curve = FlopsAccuracyCurve(net.gmacs, self.policy)
+        self.register_state_dict_post_hook(_drop_compiled_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_take_names_of)  # type: ignore[no-untyped-call]
         self._has_fused_norms = any(isinstance(layer, BatchNormAct2d) for layer in net.modules())
         self.train(self.training)  # Lightning does not call train() before it trains
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         exact = self.curve_thresholds
+        fit = self._thresholds_of is not None and self.calibrated
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.curve_thresholds = exact.to(self.curve_thresholds.device)  # never rounded, as in ThresholdPolicy
+        if fit:  # weights that are rounded are still the same
+            self._thresholds_of = _fingerprint(self.state_dict())
         return self
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether the thresholds were found for the weights as they are now; a single exit needs none."""
+        return self._fits(self.state_dict())
+
+    def set_thresholds(
+        self, thresholds: Tensor, curve_thresholds: Tensor | None = None, weights: str | None = None
+    ) -> None:
+        """Set thresholds together with the weights that they were found for.
+
+        Args:
+            thresholds: One per exit, (K,).
+            curve_thresholds: The calibrated curve, as `dynvid.calibration.frontier` gives it; none by default.
+            weights: `validated_weights`; by default they are those that are in the net now.
+        """
+        with torch.no_grad():
+            self.policy.thresholds.copy_(thresholds)
+            self.curve_thresholds.copy_(torch.full_like(self.curve_thresholds, torch.inf))
+            if curve_thresholds is not None:
+                self.curve_thresholds.copy_(curve_thresholds)
+        self._thresholds_of = weights or _fingerprint(self.state_dict())
+
     def setup(self, stage: str) -> None:
-        """Take the class names from the data module.
+        """Take the class names from the data module, and let checkpoints be written whole (`dynvid.saving`).
 
         Raises:
             ValueError: The data has another number of classes than the net.
@@ -113,6 +148,7 @@ class DynamicInferenceModule(pl.LightningModule):
             if len(names) != self.net.num_classes:
                 raise InputError(f"the data has {len(names)} classes, the net {self.net.num_classes}")
             self.class_names = list(names)
+        use_whole_files(self.trainer.strategy)
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training mode, frozen batch norm excepted."""
@@ -142,7 +178,16 @@ class DynamicInferenceModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer and the schedulers that were asked for."""
-        heads = [p for name, p in self.net.named_parameters() if not name.startswith("segments.")]
+        optimizer = self._build_optimizer()
+        schedulers = [] if self.lr_scheduler is None else [self._schedule(optimizer, self.lr_scheduler)]
+        if self.warmup_epochs:
+            schedulers.append(self._warmup(optimizer))
+        return [optimizer], schedulers
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        """Two groups of parameters, the heads and the backbone, which learns at its own share of the rate."""
+        of_segments = {id(p) for p in self.net.segments.parameters()}
+        heads = [p for p in self.net.parameters() if id(p) not in of_segments]
         backbone = [p for p in self.net.segments.parameters() if p.requires_grad]
         try:
             optimizer = self.optimizer([{"params": heads}, {"params": backbone}])
@@ -150,28 +195,31 @@ class DynamicInferenceModule(pl.LightningModule):
             raise InputError(f"model.optimizer: {error}") from error
         of_backbone = optimizer.param_groups[1]
         of_backbone["lr"] = of_backbone["lr"] * self.backbone_lr_scale  # not in place: it may be a tensor of both
-        schedulers: list[dict[str, Any]] = []
-        if self.lr_scheduler is not None:
-            scheduler = self.lr_scheduler(optimizer)
-            head_lr, backbone_lr = (float(group["lr"]) for group in optimizer.param_groups)
-            scale = self.backbone_lr_scale
-            if scale != 1 and not math.isclose(backbone_lr, head_lr * scale, rel_tol=1e-6):
-                raise InputError(
-                    f"{type(scheduler).__name__} sets learning rates of its own, so backbone_lr_scale is lost: leave "
-                    "it at 1, or take a schedule that scales them, such as CosineAnnealingLR with warmup_epochs"
-                )
-            monitor = {"monitor": scheduler.monitor} if isinstance(scheduler, ReduceLROnPlateau) else {}
-            schedulers.append({"scheduler": scheduler} | monitor)
-        if self.warmup_epochs:
-            epochs = self.trainer.max_epochs or -1
-            if epochs < 1:
-                raise InputError("warmup_epochs needs trainer.max_epochs of 1 or more")
-            if epochs < self.warmup_epochs and not getattr(self.trainer, "fast_dev_run", False):
-                raise InputError(f"warmup_epochs={self.warmup_epochs:g} is longer than trainer.max_epochs={epochs}")
-            steps = math.ceil(self.warmup_epochs * self.trainer.estimated_stepping_batches / epochs)
-            warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (steps + 1), total_iters=steps)
-            schedulers.append({"scheduler": warmup, "interval": "step"})
-        return [optimizer], schedulers
+        return optimizer
+
+    def _schedule(self, optimizer: torch.optim.Optimizer, schedule: LRSchedulerCallable) -> dict[str, Any]:
+        """The schedule, stepped per epoch; it must keep the backbone's share."""
+        scheduler = schedule(optimizer)
+        head_lr, backbone_lr = (float(group["lr"]) for group in optimizer.param_groups)
+        scale = self.backbone_lr_scale
+        if scale != 1 and not math.isclose(backbone_lr, head_lr * scale, rel_tol=1e-6):
+            raise InputError(
+                f"{type(scheduler).__name__} sets learning rates of its own, so backbone_lr_scale is lost: leave "
+                "it at 1, or take a schedule that scales them, such as CosineAnnealingLR with warmup_epochs"
+            )
+        monitor = {"monitor": scheduler.monitor} if isinstance(scheduler, ReduceLROnPlateau) else {}
+        return {"scheduler": scheduler} | monitor
+
+    def _warmup(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The rise from near zero, stepped per batch; it multiplies whatever the schedule says."""
+        epochs = self.trainer.max_epochs or -1
+        if epochs < 1:
+            raise InputError("warmup_epochs needs trainer.max_epochs of 1 or more")
+        if epochs < self.warmup_epochs and not getattr(self.trainer, "fast_dev_run", False):
+            raise InputError(f"warmup_epochs={self.warmup_epochs:g} is longer than trainer.max_epochs={epochs}")
+        steps = math.ceil(self.warmup_epochs * self.trainer.estimated_stepping_batches / epochs)
+        warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (steps + 1), total_iters=steps)
+        return {"scheduler": warmup, "interval": "step"}
 
     def forward(self, video: Tensor) -> Tensor:
         """Logits of all exits: (B, T, C, H, W) -> (K, B, classes)."""
@@ -193,6 +241,21 @@ class DynamicInferenceModule(pl.LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["label"]))
         return loss
 
+    def on_train_epoch_end(self) -> None:
+        """An average that has not begun is still these weights, when training ends too."""
+        self._follow_until_averaged()
+
+    def on_validation_start(self) -> None:
+        """An average that has not begun is still these weights; Lightning would validate those before training."""
+        self._follow_until_averaged()
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            self._say_if_not_calibrated()
+
+    def on_validation_epoch_start(self) -> None:
+        """Note which weights are validated: those in the net now, where a callback may have put averaged ones."""
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self.validated_weights = _fingerprint(self.state_dict())
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Record all exits."""
         logits = self(batch["video"])
@@ -206,6 +269,14 @@ class DynamicInferenceModule(pl.LightningModule):
         self.val_curve.reset()
         self.log("val/accuracy", self.curve.exit_accuracy[-1], prog_bar=True)
         self.log("val/mean_exit_accuracy", self.curve.exit_accuracy.mean())
+
+    def on_test_start(self) -> None:
+        """Say that the checkpoint is not calibrated, where it is not."""
+        self._say_if_not_calibrated()
+
+    def on_predict_start(self) -> None:
+        """Say that the checkpoint is not calibrated, where it is not."""
+        self._say_if_not_calibrated()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Record all exits; the probabilities of several views (B, V, T, C, H, W) are averaged, and all V paid for."""
@@ -242,16 +313,50 @@ class DynamicInferenceModule(pl.LightningModule):
         return [layer for layer in self.net.segments.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what inference needs, as plain data."""
-        # Callbacks that average the weights average the buffers too: those here are of the weights just validated.
+        """Add what inference needs, as plain data, with full inference where the weights are not those calibrated."""
+        if int(checkpoint.get("averaging_state", {}).get("n_averaged", 1)) == 0:
+            checkpoint["state_dict"] = dict(checkpoint["current_model_state"])  # else the net before training
+        calibrated = self._fits(checkpoint["state_dict"])
+        # Callbacks that average the weights average the buffers too: those of this module are what was found.
         own = {"policy.thresholds": self.policy.thresholds, "curve_thresholds": self.curve_thresholds}
-        checkpoint["state_dict"] |= own
+        none = {name: torch.full_like(value, torch.inf) for name, value in own.items()}
+        if not calibrated and self._thresholds_of is None and self.policy.thresholds.isfinite().any():
+            rank_zero_warn("thresholds of unknown weights are not saved: set them with set_thresholds")
+        checkpoint["state_dict"] |= own if calibrated else none
         # Not under Lightning's hyper_parameters: LightningCLI would import the class that a file names.
         checkpoint["dynvid"] = {
             "net": self.net.spec(),
             "score": self.policy.score_name,
             "class_names": self.class_names,
+            "calibrated": calibrated,
         }
+
+    def _fits(self, state: Mapping[str, Tensor]) -> bool:
+        """Whether the thresholds were found for the weights of a state dict; a single exit needs none."""
+        return len(self.net.route) == 1 or self._thresholds_of == _fingerprint(state)
+
+    def _say_if_not_calibrated(self) -> None:
+        if not self.calibrated and self.trainer.is_global_zero:
+            print("not calibrated: no thresholds were found for these weights; `dynvid fit` finds them on validation")
+
+    def _follow_until_averaged(self) -> None:
+        """Keep the copy of a callback that averages weights equal to them until its first average."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # Lightning's own annotation lacks it
+            average = callback._average_model if isinstance(callback, WeightAveraging) else None
+            if average is not None and int(average.n_averaged) == 0:
+                average.module.load_state_dict(self.state_dict())
+
+    def _restore(self, checkpoint: dict[str, Any]) -> None:
+        """Note whether a checkpoint is calibrated, before its weights are loaded.
+
+        Older files do not record it: there it is, unless every threshold is infinite.
+        """
+        own = self.state_dict()
+        state = {_plain(name): x for name, x in checkpoint["state_dict"].items() if isinstance(x, Tensor)}
+        infinite = state.get("policy.thresholds", torch.tensor(torch.inf)).isposinf().all()
+        calibrated = checkpoint["dynvid"].get("calibrated", not infinite)
+        loaded = {name: x.to(own[name].dtype) for name, x in state.items() if name in own}
+        self._thresholds_of = _fingerprint(loaded) if calibrated else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare the checkpoint with this module before its weights are loaded.
@@ -277,6 +382,7 @@ class DynamicInferenceModule(pl.LightningModule):
                 f"the checkpoint knows other classes ({names[:3]}...) than the data ({self.class_names[:3]}...)"
             )
         self.class_names = names
+        self._restore(checkpoint)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # no hparams files and no unsafe loading here
@@ -298,11 +404,40 @@ class DynamicInferenceModule(pl.LightningModule):
         saved = _saved(checkpoint, checkpoint_path)
         module = cls(net_from_spec(saved["net"]), score=saved["score"])
         module.class_names = saved["class_names"]
+        module._restore(checkpoint)
         try:
             module.load_state_dict(checkpoint["state_dict"])
         except RuntimeError as error:
             raise InputError(f"{checkpoint_path}: the weights do not fit the net: {error}") from error
         return module.eval()
+
+
+def _fingerprint(state: Mapping[str, Tensor]) -> str:
+    """The net's weights and buffers in a state dict, to the bit and wherever they lie."""
+    digest = hashlib.sha256()
+    for name in sorted(name for name in state if name.startswith("net.")):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _plain(name: str) -> str:
+    """The name of a tensor whatever part of the net `torch.compile` has wrapped."""
+    return name.replace("_orig_mod.", "")
+
+
+def _drop_compiled_names(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for name in [name for name in state if name.startswith(prefix)]:
+        state[prefix + _plain(name.removeprefix(prefix))] = state.pop(name)
+
+
+def _take_names_of(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Name what is loaded as the module does, compiled or not."""
+    tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    own = {_plain(name): name for name, _ in tensors}
+    for name in [name for name in state if name.startswith(prefix)]:
+        plain = _plain(name.removeprefix(prefix))
+        state[prefix + own.get(plain, plain)] = state.pop(name)
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:

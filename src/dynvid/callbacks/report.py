@@ -1,6 +1,7 @@
 """Scalars, figure, table and files of top-1 against cost."""
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dynvid.calibration import operate
 from dynvid.metrics import FlopsAccuracy, draw_legend, plot_curve
 from dynvid.module import DynamicInferenceModule
 from dynvid.published import Dataset
+from dynvid.saving import write_whole
 from dynvid.text import printable
 
 
@@ -40,10 +42,11 @@ class FlopsAccuracyReport(pl.Callback):
             self._report(trainer, pl_module, "val")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where the best checkpoint is."""
-        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        if best and trainer.is_global_zero:
-            print(f"checkpoint: {printable(best)}")
+        """Say where the best checkpoint is, or the last where nothing was monitored."""
+        saved = trainer.checkpoint_callback
+        path = getattr(saved, "best_model_path", "") or getattr(saved, "last_model_path", "")
+        if path and trainer.is_global_zero:
+            print(f"checkpoint: {printable(path)}")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log, write the files and print the table."""
@@ -61,7 +64,6 @@ class FlopsAccuracyReport(pl.Callback):
             if trainer.state.fn != "fit":
                 print_summary(summary)
             return
-        Path(folder).mkdir(parents=True, exist_ok=True)
         picture = Path(folder, "flops_accuracy.png")
         figure, axes = plot_curve(pl_module.curve, published=self.published)
         dynamic = summary["dynamic"]
@@ -74,7 +76,9 @@ class FlopsAccuracyReport(pl.Callback):
             label="calibrated thresholds",
         )
         draw_legend(axes)
-        figure.savefig(picture, dpi=150)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=150)
+        write_whole(picture, drawn.getbuffer())
         write_curve(Path(folder, "flops_accuracy.csv"), pl_module, pl_module.curve)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -82,7 +86,7 @@ class FlopsAccuracyReport(pl.Callback):
             elif isinstance(logger, WandbLogger):
                 logger.log_image(f"{stage}/flops_accuracy", [str(picture)], step=trainer.global_step)
         if trainer.state.fn != "fit":
-            Path(folder, "report.json").write_text(strict_json.dumps(summary, indent=2) + "\n")
+            write_whole(Path(folder, "report.json"), (strict_json.dumps(summary, indent=2) + "\n").encode())
             print_summary(summary)
             print(f"report:  {printable(Path(folder, 'report.json'))}\npicture: {printable(picture)}")
 
@@ -137,14 +141,15 @@ def write_curve(path: Path, module: DynamicInferenceModule, curve: FlopsAccuracy
     calibrated = module.policy.thresholds.cpu()
     found = operate(curve.scores, curve.correct, curve.exit_gmacs.tolist(), calibrated[None])
     exits = range(len(net.route))
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["kind", "gmacs", "accuracy", *(f"threshold_{n}x{d}" for n, d in net.route)])
-        writer.writerow(["calibrated", float(found.gmacs), float(found.accuracy), *calibrated.tolist()])
-        for k in exits:
-            writer.writerow(["exit", float(curve.exit_gmacs[k]), float(curve.exit_accuracy[k]), *("" for _ in exits)])
-        for gmacs, accuracy, thresholds in zip(curve.gmacs, curve.accuracy, curve.thresholds, strict=True):
-            writer.writerow(["curve", float(gmacs), float(accuracy), *thresholds.tolist()])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["kind", "gmacs", "accuracy", *(f"threshold_{n}x{d}" for n, d in net.route)])
+    writer.writerow(["calibrated", float(found.gmacs), float(found.accuracy), *calibrated.tolist()])
+    for k in exits:
+        writer.writerow(["exit", float(curve.exit_gmacs[k]), float(curve.exit_accuracy[k]), *("" for _ in exits)])
+    for gmacs, accuracy, thresholds in zip(curve.gmacs, curve.accuracy, curve.thresholds, strict=True):
+        writer.writerow(["curve", float(gmacs), float(accuracy), *thresholds.tolist()])
+    write_whole(path, text.getvalue().encode())
 
 
 def _scalars(summary: dict[str, Any], stage: str) -> dict[str, float]:

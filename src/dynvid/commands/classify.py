@@ -58,7 +58,7 @@ def classify(checkpoint: str, paths: list[str], json: bool = False) -> int:
     if passed:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(passed.items()))
         print(printable(f"dynvid: passed over: {kinds}"), file=sys.stderr)
-    if not getattr(module, "calibrated", True):
+    if not module.calibrated:
         print("dynvid: not calibrated: every video gets full inference", file=sys.stderr)
     rows = []
     for path, error in found:

@@ -1,5 +1,7 @@
 """`dynvid fit`, `validate`, `test` and `predict`: LightningCLI, with what the data knows handed to the net."""
 
+import errno
+import logging
 import os
 import re
 import signal
@@ -8,16 +10,25 @@ import warnings
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelSummary, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from dynvid.callbacks import Calibration, FlopsAccuracyReport, PredictionWriter
+from dynvid.callbacks import (
+    Calibration,
+    EpochLine,
+    FlopsAccuracyReport,
+    NetLine,
+    PredictionWriter,
+    TrainingCheckpoint,
+)
 from dynvid.commands.hub import hub_asked_once
 from dynvid.commands.parser import ConfigFile, Parser, given
+from dynvid.commands.resume import newest_checkpoint
 from dynvid.data import VideoDataModule
 from dynvid.errors import InputError
 from dynvid.module import DynamicInferenceModule, read_checkpoint
@@ -36,6 +47,7 @@ def run(args: list[str] | None) -> None:
     """
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of a deprecated torch call
     warnings.filterwarnings("ignore", message="Found .* in eval mode")  # batch norm that was frozen on purpose
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_no_advertisement)
     try:
         DynvidCLI(
             DynamicInferenceModule,
@@ -54,6 +66,10 @@ def run(args: list[str] | None) -> None:
         raise InputError(str(error)) from error
 
 
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless cloud" not in record.getMessage()
+
+
 class DynvidCLI(LightningCLI):
     """LightningCLI with packaged configs, and with what the data knows handed to the net."""
 
@@ -65,7 +81,7 @@ class DynvidCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks that are always on, and the links from data to net."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(TrainingCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/mean_exit_accuracy",
@@ -77,6 +93,7 @@ class DynvidCLI(LightningCLI):
         parser.add_lightning_class_args(Calibration, "calibration")
         parser.add_lightning_class_args(FlopsAccuracyReport, "report")
         parser.add_lightning_class_args(PredictionWriter, "writer")
+        parser.add_lightning_class_args(EpochLine, "epoch_line")
         for source, target in (
             ("num_classes", "num_classes"),
             ("num_frames", "num_frames"),
@@ -99,11 +116,21 @@ class DynvidCLI(LightningCLI):
         return value
 
     def instantiate_classes(self) -> None:
-        """Build everything, with the weights of the model hub where the config asks for them."""
+        """Build what the config names, with the weights of the model hub where it asks for them.
+
+        Raises:
+            InputError: A package that it needs is not installed, such as that of a logger, or the hub gives no weights.
+        """
         arguments = self.config[self.subcommand].model.net.get("init_args") or {}
         from_hub = arguments.get("pretrained") is True
-        with hub_asked_once(arguments.get("backbone")) if from_hub else nullcontext():
-            super().instantiate_classes()
+        try:
+            with hub_asked_once(arguments.get("backbone")) if from_hub else nullcontext():
+                super().instantiate_classes()
+        except Exception as error:  # jsonargparse hands on the words of a ModuleNotFoundError, not always the error
+            missing = re.search(r"(Requirement '|Module not found|No module named).*", str(error))
+            if missing is None:
+                raise
+            raise InputError(f"a package is missing: {missing[0]}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Leave the config alone: Lightning's own version imports the classes that a checkpoint names."""
@@ -119,14 +146,19 @@ class DynvidCLI(LightningCLI):
             _check_writable(config.trainer.default_root_dir or ".")
         wanted = config.get("ckpt_path")
         if wanted in ("last", "best"):
-            config.ckpt_path = _newest_checkpoint(wanted, config)
+            config.ckpt_path = newest_checkpoint(wanted, config)
             print(f"checkpoint: {printable(config.ckpt_path)}")
         elif wanted is None and self.subcommand != "fit":
             raise InputError(f"{self.subcommand} needs --ckpt_path: best, last, or the path of a checkpoint")
         elif wanted is not None and not Path(wanted).is_file():
             raise InputError(f"--ckpt_path {wanted}: no such file")
         if wanted is not None:
-            read_checkpoint(config.ckpt_path)  # says which file is damaged before anything else is built
+            checkpoint = read_checkpoint(config.ckpt_path)  # says which file is damaged before anything else is built
+            if self.subcommand == "fit" and "optimizer_states" not in checkpoint:
+                raise InputError(
+                    f"{config.ckpt_path} holds weights only, and no training can go on from it: begin another with "
+                    "--model.net.pretrained"
+                )
             if "pretrained" in config.model.net.init_args:
                 config.model.net.init_args.pretrained = False  # the checkpoint's weights replace them: no download
         if self.subcommand != "fit":
@@ -135,12 +167,31 @@ class DynvidCLI(LightningCLI):
             config.trainer.default_root_dir = os.path.realpath(config.trainer.default_root_dir or ".")
         if self.subcommand == "fit" and wanted is not None and config.checkpoint.dirpath is None:
             config.checkpoint.dirpath = str(Path(config.ckpt_path).parent)  # go on where the best one so far is
-        if config.trainer.fast_dev_run:  # Lightning would write last.ckpt all the same
-            config.checkpoint.save_last = False
         if self.subcommand in ("test", "validate"):
             config.verbose = False  # the report prints its own table
         if self.subcommand == "predict":
             config.return_predictions = False  # they are written as they come
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer, with a progress bar on a terminal only, and the net told in a line of ours."""
+        settings = self.config_init[self.subcommand].trainer
+        callbacks = settings.callbacks or []
+        own = [type(x) for x in (callbacks if isinstance(callbacks, list) else [callbacks])]
+        if not sys.stdout.isatty() and not any(issubclass(x, ProgressBar) for x in own):
+            kwargs["enable_progress_bar"] = False
+        if settings.enable_model_summary is not False and not any(issubclass(x, ModelSummary) for x in own):
+            kwargs["enable_model_summary"] = False
+            self.trainer_defaults["callbacks"] = [NetLine()]
+        return super().instantiate_trainer(**kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; a full disk is said with the folder, for loggers do not say which file they could not write."""
+        try:
+            super()._run_subcommand(subcommand)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
+                error.filename = getattr(self.trainer.logger, "log_dir", None) or self.trainer.default_root_dir
+            raise
 
 
 def _check_writable(folder: str) -> None:
@@ -153,31 +204,3 @@ def _check_writable(folder: str) -> None:
     there = next(part for part in (path, *path.parents) if os.path.exists(part))
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise InputError(f"trainer.default_root_dir {folder}: {there} is no folder that can be written to")
-
-
-def _newest_checkpoint(wanted: Literal["last", "best"], config: Any) -> str:
-    """The last or best checkpoint of the newest run of this config.
-
-    Raises:
-        InputError: There is none, or it cannot be told by its name.
-    """
-    name = "last" if wanted == "last" else config.checkpoint.filename or "{epoch}-{step}"  # Lightning's default
-    if "{" in name or (wanted == "best" and config.checkpoint.save_top_k != 1):
-        raise InputError(f"--ckpt_path {wanted}: the checkpoint arguments make several files; give the path of one")
-    logger = config.trainer.logger
-    settings = getattr(logger, "init_args", None) or {}
-    root = Path(settings.get("save_dir") or config.trainer.default_root_dir or ".")
-    if config.checkpoint.dirpath:
-        folders = [Path(config.checkpoint.dirpath)]
-    elif logger is False:
-        folders = [root / "checkpoints"]
-    elif logger is None or logger is True:
-        folders = [*root.glob("lightning_logs/*/checkpoints")]
-    else:  # under the name and the version that the logger has, or one of them
-        folders = [*root.glob("*/checkpoints"), *root.glob("*/*/checkpoints")]
-    pattern = re.compile(rf"{re.escape(name)}(-v\d+)?\.ckpt")  # -v1: Lightning keeps a file of that name
-    found = [path for folder in folders for path in folder.glob("*.ckpt") if pattern.fullmatch(path.name)]
-    if not found:
-        where = config.checkpoint.dirpath or root
-        raise InputError(f"--ckpt_path {wanted}: no {name}.ckpt under {where}; run `dynvid fit` with this config first")
-    return str(max(found, key=lambda path: path.stat().st_mtime))

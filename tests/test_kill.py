@@ -1,0 +1,161 @@
+"""`dynvid fit` stopped from outside, or by a full disk: no finished epoch is lost."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynvid.cli import main
+from dynvid.data import SyntheticDataModule
+
+TINY = [
+    *("fit", "--config", "quickstart.yaml", "--data.clips_per_class", "3", "--data.clip_frames", "8"),
+    *("--data.size", "32", "--data.num_frames", "4", "--data.batch_size", "8", "--data.num_workers", "0"),
+    *("--trainer.default_root_dir", "run"),
+]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "clips"
+    SyntheticDataModule(root, clips_per_class=3, clip_frames=8, size=32).prepare_data()
+    return root
+
+
+def progress(path):
+    saved = torch.load(path, weights_only=True)
+    return saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"], saved["global_step"]
+
+
+def test_no_finished_epoch_is_lost(clips, tmp_path, monkeypatch, capsys):
+    command = [*TINY, "--data.root", str(clips), "--trainer.max_epochs", "5000"]
+    command += ["--checkpoint.monitor", "step", "--checkpoint.mode", "min"]  # never better than after the first epoch
+    program = Path(sys.executable).with_name("dynvid")
+    codes = {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 1}
+    runs = {}
+    for sent in codes:
+        (tmp_path / sent).mkdir()
+        err = (tmp_path / sent / "err.txt").open("w")
+        runs[sent] = subprocess.Popen(
+            [program, *command], cwd=tmp_path / sent, stdout=subprocess.PIPE, stderr=err, text=True
+        )
+    for sent, run in runs.items():
+        told = 0
+        for line in run.stdout:
+            told += bool(re.match(r"epoch (\d+)/5000, train/loss \S+, val/accuracy .* % saved$", line))
+            if told == 3:
+                break
+        run.send_signal(getattr(signal, sent))
+    for sent, run in runs.items():
+        monkeypatch.chdir(tmp_path / sent)
+        told = max([3, *map(int, re.findall(r"^epoch (\d+)", run.stdout.read(), re.M))])
+        assert run.wait(60) == codes[sent]
+        assert not re.search(r"Tip|Traceback", Path("err.txt").read_text())
+        (last,) = Path().rglob("last.ckpt")
+        epochs, steps = progress(last)
+        assert epochs >= told
+        capsys.readouterr()
+        main([*command, "--trainer.max_epochs", str(epochs + 1), "--ckpt_path", "last"])
+        lines = [line.split(",")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+        assert lines == [f"epoch {epochs + 1}/{epochs + 1}"]
+        assert progress(last) == (epochs + 1, steps + 3)  # three steps an epoch, as in a run that was never stopped
+
+
+@pytest.mark.parametrize(("size", "said"), [("14m", r"(best|last)\.ckpt: cannot be written: No"), ("4k", "No space")])
+def test_a_full_disk_is_one_line_and_keeps_the_last_state(clips, tmp_path, monkeypatch, capsys, size, said):
+    disk = tmp_path / "run"
+    disk.mkdir()
+    monkeypatch.chdir(tmp_path)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main([*TINY, "--data.root", str(clips), "--trainer.max_epochs", "3"])
+        assert caught.value.code == 1
+        (line,) = (line for line in capsys.readouterr().err.splitlines() if "error" in line.lower())
+        assert re.search(said, line)
+        assert str(disk) in line
+        assert not [path for path in disk.rglob("*") if path.suffix == ".unfinished"]
+        assert [progress(path)[0] for path in disk.rglob("last.ckpt")] == ([1] if size == "14m" else [])
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+# What `--ckpt_path` takes
+
+
+@pytest.fixture(scope="module")
+def trained(clips, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main([*arguments("fit", clips), "--trainer.max_epochs", "1"])
+    return folder
+
+
+def arguments(command, clips):
+    return [command, *TINY[1:], "--data.root", str(clips)]
+
+
+@pytest.fixture
+def files(trained, tmp_path, monkeypatch):
+    """A copy of a run's last and best file, in a folder of their own."""
+    shutil.copytree(trained / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    (last,) = Path("run").rglob("last.ckpt")
+    return last, last.with_name("best.ckpt")
+
+
+def taken(capsys, clips):
+    capsys.readouterr()
+    main([*arguments("validate", clips), "--ckpt_path", "last"])
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_damaged_last_is_passed_over_in_one_line(files, clips, capsys):
+    last, best = files
+    last.write_bytes(last.read_bytes()[:20_000])
+    said, path, *_ = taken(capsys, clips)
+    assert said == f"{last} cannot be read; taking {best}, the newest that can"
+    assert path == f"checkpoint: {best}"
+    best.write_bytes(b"")
+    with pytest.raises(SystemExit) as caught:
+        taken(capsys, clips)
+    assert caught.value.code == 1
+    assert f"{last} cannot be read, nor any other checkpoint" in capsys.readouterr().err
+
+
+def test_a_best_that_is_ahead_of_last_is_the_last_state(files, clips, capsys):
+    """A kill between the two leaves them so; files that were merely copied in another order do not."""
+    last, best = files
+    best.touch()
+    assert taken(capsys, clips)[0] == f"checkpoint: {last}"
+    saved = torch.load(best, weights_only=True)
+    saved["global_step"] = 1000
+    torch.save(saved, best)
+    assert taken(capsys, clips)[1] == f"checkpoint: {best}"
+
+
+def test_a_damaged_best_is_an_error(files, clips, capsys):
+    _, best = files
+    best.write_bytes(best.read_bytes()[:-1000])
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments("test", clips), "--ckpt_path", "best"])
+    assert caught.value.code == 1
+    assert f"{best}: is no checkpoint, is truncated" in capsys.readouterr().err
+
+
+def test_training_does_not_go_on_from_weights_only(files, clips, capsys):
+    last, _ = files
+    saved = torch.load(last, weights_only=True)
+    del saved["optimizer_states"], saved["lr_schedulers"]
+    torch.save(saved, last)
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments("fit", clips), "--ckpt_path", "last"])
+    assert caught.value.code == 1
+    assert f"{last} holds weights only, and no training can go on from it" in capsys.readouterr().err
