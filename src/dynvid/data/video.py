@@ -153,15 +153,19 @@ class VideoReader:
                 else:
                     early.append((index, frame))
             for index, frame in early:
-                if not self._first_size:
-                    _, first = next(self._frames({0}))
-                    self._first_size = first.height, first.width
-                images[index] = self._to_rgb(frame, self._first_size, short_side)
+                size = self._first_size or self._size_of_first()
+                images[index] = self._to_rgb(frame, size, short_side)
         except (av.FFmpegError, ValueError) as error:  # ValueError: a pixel format that cannot be converted
             cause = str(getattr(error, "strerror", error))
         if lost := wanted - images.keys():
             raise DamagedVideoError(f"{self.name}: frame {min(lost)} could not be decoded ({cause})")
         return images
+
+    def _size_of_first(self) -> tuple[int, int]:
+        for _, first in self._frames({0}):
+            self._first_size = first.height, first.width
+            return self._first_size
+        raise DamagedVideoError(f"{self.name}: frame 0, which gives the size of all, could not be decoded")
 
     def _to_rgb(self, frame: VideoFrame, size: tuple[int, int], short_side: int | None) -> Image:
         check_size(*size, self.name)

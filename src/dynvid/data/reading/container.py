@@ -105,6 +105,8 @@ def demux(source: str | Path | bytes | BinaryIO, name: str | None = None) -> Tra
         raise VideoError(f"{name}: cannot open (in no video format that is read)") from error
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{name}: cannot open ({error.strerror or error})") from error
+    except IndexError as error:  # a stream that appeared on the way: PyAV does not know it
+        raise VideoError(f"{name}: cannot open (its streams change on the way)") from error
 
 
 def check_size(height: int, width: int, name: str) -> None:

@@ -13,6 +13,7 @@ from av.video.stream import VideoStream
 from dynvid.data.reading.container import MAX_PIXELS, Track
 from dynvid.data.reading.converter import display_matrix
 from dynvid.data.reading.nal import CODECS, is_whole_set, parameter_sets
+from dynvid.errors import VideoError
 
 # Here "non-reference" is a promise to all later frames; in HEVC only to those of the same temporal layer.
 _SKIPPABLE = {"h264", "vp9", "mpeg4"}
@@ -35,6 +36,9 @@ class Decoder:
         track: What to decode.
         strict: Stop at whatever FFmpeg can take for an error, where it would otherwise conceal it and go on.
 
+    Raises:
+        VideoError: What the file states of its frames makes no sense to their decoder.
+
     Attributes:
         is_steady: Whether all frames are known to have one size, since their parameter sets never change.
         stated_matrix: The display matrix that the container states, for frames of decoders that do not know it.
@@ -47,7 +51,10 @@ class Decoder:
             self._options["err_detect"] = "crccheck+bitstream+buffer+explode"
         self._own = track.decoder
         self._stated = {name: getattr(self._own, name) for name in _STATED}
-        _open(self._own, self._options)
+        try:
+            _open(self._own, self._options)
+        except av.FFmpegError as error:
+            raise VideoError(f"{track.name}: cannot open its decoder ({error.strerror})") from error
         self._changes = _Changes(self._packets, self._own.name, self._own.extradata or b"")
         changes = self._changes.first < len(self._packets)
         self.is_steady = not changes and self._own.name in CODECS
