@@ -11,6 +11,7 @@ PACKAGE = Path(dynvid.__file__).parent
 # What each part may import of dynvid; costs sits below nets because prediction reports its cost.
 ALLOWED = {
     "errors": set(),
+    "text": set(),
     "packaged": set(),
     "routes": {"errors"},
     "policy": {"errors"},
@@ -20,11 +21,11 @@ ALLOWED = {
     "calibration": {"errors", "policy"},
     "metrics": {"errors", "policy", "calibration", "published"},
     "nets": {"errors", "routes", "policy", "costs", "nets"},
-    "data": {"errors", "data"},
+    "data": {"errors", "text", "data"},
     "module": {"errors", "calibration", "losses", "metrics", "nets", "policy", "data"},
     "callbacks": {"errors", "calibration", "metrics", "module", "published", "callbacks"},
-    "commands": {"errors", "packaged", "callbacks", "commands", "data", "module"},
-    "cli": {"errors", "packaged", "commands"},
+    "commands": {"errors", "text", "packaged", "callbacks", "commands", "data", "module"},
+    "cli": {"errors", "text", "packaged", "commands"},
 }
 
 
