@@ -1,5 +1,6 @@
 import inspect
 import random
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
+import dynvid.data
 from dynvid.data import Video, VideoDataModule, VideoFolderDataModule, carve
 
 from .conftest import WriteVideo
@@ -227,26 +229,92 @@ def test_views(tree: Path, clips: int, crops: Literal[1, 3]) -> None:
         assert next(iter(loader))["video"].shape == (2, 2, 3, 32, 32)
 
 
+MODULES = [getattr(dynvid.data, name) for name in dynvid.data.__all__ if name.endswith("DataModule")]
+SUBCLASSES = [cls for cls in MODULES if cls is not VideoDataModule]
+# Where a mirrored clip belongs to another class.
+DIRECTED = {"SyntheticDataModule", "SomethingSomethingV1DataModule", "SomethingSomethingV2DataModule"}
+OWN_DEFAULTS = {
+    "SyntheticDataModule": {"root", "num_frames", "size", "batch_size"},
+    "KineticsDataModule": {"max_missing", "val_fraction"},
+    "SomethingSomethingV1DataModule": {"val_fraction"},
+    "SomethingSomethingV2DataModule": {"val_fraction"},
+}
+# None of them a default.
+ARGUMENTS = {
+    "num_frames": 3,
+    "size": 34,
+    "batch_size": 5,
+    "num_workers": 1,
+    "hflip": False,
+    "mixup": 0.3,
+    "on_error": "skip",
+    "max_missing": 0.7,
+    "exclude": "bad.csv",
+    "val_fraction": 0.33,
+    "seed": 9,
+    "test_clips": 6,
+    "test_crops": 3,
+}
+LISTS = {"train_list": "a", "test_list": "b", "classes": "c"}
+
+
+def arguments(cls: type[VideoDataModule]) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(cls).parameters)
+
+
+@pytest.mark.parametrize("cls", SUBCLASSES)
+def test_every_argument_is_spelled_out_and_arrives(cls: type[VideoDataModule]) -> None:
+    common, own = arguments(VideoDataModule), arguments(cls)
+    assert len(SUBCLASSES) == 8
+    assert set(common) == {"root", *ARGUMENTS}
+    assert not {p.kind for p in own.values()} & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+    assert set(common) - set(own) == ({"hflip"} if cls.__name__ in DIRECTED else set())
+    for name in (common.keys() & own.keys()) - OWN_DEFAULTS.get(cls.__name__, set()):
+        assert own[name].default == common[name].default, name
+        assert own[name].annotation == common[name].annotation, name
+    given: dict[str, Any] = {name: value for name, value in ARGUMENTS.items() if name in own}
+    data = cls("x", **given, **{name: value for name, value in LISTS.items() if name in own})
+    arrived = {name: getattr(data, name) for name in ARGUMENTS}
+    if cls.__name__ == "SyntheticDataModule":
+        arrived["seed"] = data.clip_seed  # type: ignore[attr-defined]
+    assert arrived == ARGUMENTS
+    if cls.__name__ in DIRECTED:
+        with pytest.raises(TypeError, match="hflip"):
+            cls("x", hflip=True)
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "positional"),
     [
-        "VideoFolderDataModule",
-        "VideoListDataModule",
-        "KineticsDataModule",
-        "UCF101DataModule",
-        "HMDB51DataModule",
-        "SomethingSomethingV1DataModule",
-        "SomethingSomethingV2DataModule",
+        ("VideoFolderDataModule", ["root", "annotations"]),
+        ("VideoListDataModule", ["root", "train_list", "test_list", "classes", "val_list", "group"]),
+        ("UCF101DataModule", ["root", "annotations", "split"]),
+        ("HMDB51DataModule", ["root", "annotations", "split"]),
+        ("KineticsDataModule", ["root", "annotations", "max_missing", "val_fraction"]),
+        ("SomethingSomethingV1DataModule", ["root", "annotations", "val_fraction"]),
+        ("SomethingSomethingV2DataModule", ["root", "annotations", "test_list", "val_fraction"]),
+        (
+            "SyntheticDataModule",
+            ["root", "num_frames", "size", "batch_size", "clips_per_class", "clip_frames", "seed"],
+        ),
     ],
 )
-def test_every_argument_is_on_the_command_line(name: str) -> None:
+def test_own_arguments_may_go_by_position(name: str, positional: list[str]) -> None:
+    own = arguments(getattr(dynvid.data, name)).values()
+    assert [p.name for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY] == positional
+
+
+@pytest.mark.parametrize("cls", SUBCLASSES)
+def test_the_help_describes_every_argument(cls: type[VideoDataModule], capsys: pytest.CaptureFixture[str]) -> None:
     parser = jsonargparse.ArgumentParser()
     parser.add_subclass_arguments(VideoDataModule, "data")
-    own = {parameter.name for parameter in inspect.signature(VideoDataModule).parameters.values()}
-    lists = {"train_list": "a", "test_list": "b", "classes": "c"} if "List" in name else {}
-    config = {"class_path": f"dynvid.data.{name}", "init_args": {"root": "x", **lists}}
-    offered = set(parser.parse_object({"data": config}).data.init_args.keys())
-    assert own - offered == ({"hflip"} if "Something" in name else set())
+    with pytest.raises(SystemExit):
+        parser.parse_args([f"--data.help=dynvid.data.{cls.__name__}"])
+    text = " ".join(capsys.readouterr().out.partition("Help for ")[2].split())
+    for name in arguments(cls):
+        described = re.search(rf"--data\.{name} \S+ (.*?)\((required|type)", text)
+        assert described, name
+        assert len(described[1].split()) >= 3, name
 
 
 class Count(pl.LightningModule):

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dynvid.data.datamodule import Split, VideoDataModule
+from dynvid.data.datamodule import VideoDataModule
+from dynvid.data.dataset import Split
 from dynvid.data.files import write_missing
 from dynvid.data.video import open_video
 

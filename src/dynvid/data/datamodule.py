@@ -16,13 +16,11 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from dynvid.data.dataset import OnError, Video, VideoDataset, collate
+from dynvid.data.dataset import OnError, Split, Video, VideoDataset, collate
 from dynvid.data.files import find_names, find_paths, read_excluded, read_rows, write_missing
 from dynvid.data.transforms import decode_size, eval_transform, mixup, three_crop_transform, train_transform
 from dynvid.data.video import is_video
 from dynvid.errors import InputError, MissingFileError
-
-Split = Literal["train", "val", "test"]
 
 
 class VideoDataModule(pl.LightningDataModule, ABC):
@@ -30,7 +28,8 @@ class VideoDataModule(pl.LightningDataModule, ABC):
 
     A subclass says what the annotations list (`listed`) and what the classes are called (`class_names`);
     everything else is here. Where the data has no validation split, some of train is kept back for it (`carve`).
-    Batches are those of `dynvid.data.collate`, without "skipped". Prediction runs on the test videos.
+    Batches are those of `dynvid.data.collate`, without "skipped". Prediction runs on the test videos. The data sets
+    take the arguments below by keyword and describe their own only.
 
     What is listed but missing is left out, up to `max_missing`: said in one line, and listed by name in
     `missing_<split>.txt` beside the trainer's logs.
@@ -234,11 +233,43 @@ class VideoFolderDataModule(VideoDataModule):
     Args:
         root: Folder that holds the data.
         annotations: The CSV file, absolute or from `root`; None for folders.
-        **kwargs: Those of `VideoDataModule`.
     """
 
-    def __init__(self, root: str | Path, annotations: str | Path | None = None, **kwargs: Any) -> None:
-        super().__init__(root, **kwargs)
+    def __init__(
+        self,
+        root: str | Path,
+        annotations: str | Path | None = None,
+        *,
+        num_frames: int = 16,
+        size: int = 224,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        hflip: bool = True,
+        mixup: float = 0.0,
+        on_error: OnError = "raise",
+        max_missing: float = 0.0,
+        exclude: str | Path | None = None,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        test_clips: int = 1,
+        test_crops: Literal[1, 3] = 1,
+    ) -> None:
+        super().__init__(
+            root,
+            num_frames=num_frames,
+            size=size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            hflip=hflip,
+            mixup=mixup,
+            on_error=on_error,
+            max_missing=max_missing,
+            exclude=exclude,
+            val_fraction=val_fraction,
+            seed=seed,
+            test_clips=test_clips,
+            test_crops=test_crops,
+        )
         self.annotations = self.root / annotations if annotations is not None else None
 
     @cached_property

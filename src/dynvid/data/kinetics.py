@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from dynvid.data.datamodule import Split, VideoDataModule
-from dynvid.data.dataset import Video
+from dynvid.data.datamodule import VideoDataModule
+from dynvid.data.dataset import OnError, Split, Video
 from dynvid.data.files import read_rows
 from dynvid.errors import InputError, MissingFileError
 
@@ -27,7 +27,6 @@ class KineticsDataModule(VideoDataModule):
         annotations: Folder of `train.csv` and `validate.csv`; absolute or from `root`.
         max_missing: Share of the listed videos that may be missing, in [0, 1].
         val_fraction: Share of the training videos to validate on.
-        **kwargs: Those of `VideoDataModule`.
     """
 
     def __init__(
@@ -36,9 +35,35 @@ class KineticsDataModule(VideoDataModule):
         annotations: str | Path = "annotations",
         max_missing: float = 0.2,
         val_fraction: float = 0.04,
-        **kwargs: Any,
+        *,
+        num_frames: int = 16,
+        size: int = 224,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        hflip: bool = True,
+        mixup: float = 0.0,
+        on_error: OnError = "raise",
+        exclude: str | Path | None = None,
+        seed: int = 0,
+        test_clips: int = 1,
+        test_crops: Literal[1, 3] = 1,
     ) -> None:
-        super().__init__(root, max_missing=max_missing, val_fraction=val_fraction, **kwargs)
+        super().__init__(
+            root,
+            num_frames=num_frames,
+            size=size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            hflip=hflip,
+            mixup=mixup,
+            on_error=on_error,
+            max_missing=max_missing,
+            exclude=exclude,
+            val_fraction=val_fraction,
+            seed=seed,
+            test_clips=test_clips,
+            test_crops=test_crops,
+        )
         self.annotations = self.root / annotations
 
     @cached_property

@@ -4,10 +4,10 @@ import re
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Literal
 
-from dynvid.data.datamodule import Split, VideoDataModule
-from dynvid.data.dataset import Video
+from dynvid.data.datamodule import VideoDataModule
+from dynvid.data.dataset import OnError, Split, Video
 from dynvid.data.files import find_paths, read_lines
 from dynvid.data.video import VIDEO_SUFFIXES
 from dynvid.errors import InputError
@@ -27,7 +27,6 @@ class VideoListDataModule(VideoDataModule):
         val_list: List of the validation videos; None keeps some of train back.
         group: Regular expression; what it finds in a path names the recording, so that clips of one recording
             stay together when validation videos are kept back. For UCF-101, `v_.*_g[0-9]+`.
-        **kwargs: Those of `VideoDataModule`.
     """
 
     def __init__(
@@ -38,9 +37,37 @@ class VideoListDataModule(VideoDataModule):
         classes: str | Path,
         val_list: str | Path | None = None,
         group: str | None = None,
-        **kwargs: Any,
+        *,
+        num_frames: int = 16,
+        size: int = 224,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        hflip: bool = True,
+        mixup: float = 0.0,
+        on_error: OnError = "raise",
+        max_missing: float = 0.0,
+        exclude: str | Path | None = None,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        test_clips: int = 1,
+        test_crops: Literal[1, 3] = 1,
     ) -> None:
-        super().__init__(root, **kwargs)
+        super().__init__(
+            root,
+            num_frames=num_frames,
+            size=size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            hflip=hflip,
+            mixup=mixup,
+            on_error=on_error,
+            max_missing=max_missing,
+            exclude=exclude,
+            val_fraction=val_fraction,
+            seed=seed,
+            test_clips=test_clips,
+            test_crops=test_crops,
+        )
         self.lists = {"train": train_list, "val": val_list, "test": test_list}
         self.classes = self.root / classes
         self.group = group

@@ -2,10 +2,10 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from dynvid.data.datamodule import Split, VideoDataModule
-from dynvid.data.dataset import Video
+from dynvid.data.datamodule import VideoDataModule
+from dynvid.data.dataset import OnError, Split, Video
 from dynvid.data.files import read_json, read_lines
 from dynvid.errors import InputError, MissingFileError
 
@@ -23,13 +23,42 @@ class SomethingSomethingV1DataModule(VideoDataModule):
         root: Folder of the videos, or the one above `20bn-something-something-v1`.
         annotations: Folder of `something-something-v1-labels.csv` and its siblings; absolute or from `root`.
         val_fraction: Share of the training videos to validate on.
-        **kwargs: Those of `VideoDataModule`, less `hflip`.
     """
 
     def __init__(
-        self, root: str | Path, annotations: str | Path = "labels", val_fraction: float = 0.05, **kwargs: Any
+        self,
+        root: str | Path,
+        annotations: str | Path = "labels",
+        val_fraction: float = 0.05,
+        *,
+        num_frames: int = 16,
+        size: int = 224,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        mixup: float = 0.0,
+        on_error: OnError = "raise",
+        max_missing: float = 0.0,
+        exclude: str | Path | None = None,
+        seed: int = 0,
+        test_clips: int = 1,
+        test_crops: Literal[1, 3] = 1,
     ) -> None:
-        super().__init__(_inside(root, "v1"), hflip=False, val_fraction=val_fraction, **kwargs)
+        super().__init__(
+            _inside(root, "v1"),
+            num_frames=num_frames,
+            size=size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            hflip=False,
+            mixup=mixup,
+            on_error=on_error,
+            max_missing=max_missing,
+            exclude=exclude,
+            val_fraction=val_fraction,
+            seed=seed,
+            test_clips=test_clips,
+            test_crops=test_crops,
+        )
         self.annotations = Path(root) / annotations
 
     @cached_property
@@ -59,7 +88,6 @@ class SomethingSomethingV2DataModule(VideoDataModule):
             absolute or from `root`.
         test_list: The official list to test on: validation, or test by `test-answers.csv`.
         val_fraction: Share of the training videos to validate on.
-        **kwargs: Those of `VideoDataModule`, less `hflip`.
     """
 
     def __init__(
@@ -68,9 +96,35 @@ class SomethingSomethingV2DataModule(VideoDataModule):
         annotations: str | Path = "labels",
         test_list: Literal["validation", "test"] = "validation",
         val_fraction: float = 0.05,
-        **kwargs: Any,
+        *,
+        num_frames: int = 16,
+        size: int = 224,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        mixup: float = 0.0,
+        on_error: OnError = "raise",
+        max_missing: float = 0.0,
+        exclude: str | Path | None = None,
+        seed: int = 0,
+        test_clips: int = 1,
+        test_crops: Literal[1, 3] = 1,
     ) -> None:
-        super().__init__(_inside(root, "v2"), hflip=False, val_fraction=val_fraction, **kwargs)
+        super().__init__(
+            _inside(root, "v2"),
+            num_frames=num_frames,
+            size=size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            hflip=False,
+            mixup=mixup,
+            on_error=on_error,
+            max_missing=max_missing,
+            exclude=exclude,
+            val_fraction=val_fraction,
+            seed=seed,
+            test_clips=test_clips,
+            test_crops=test_crops,
+        )
         self.annotations = Path(root) / annotations
         self.test_list = test_list
 

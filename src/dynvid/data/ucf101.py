@@ -2,10 +2,10 @@
 
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
-from dynvid.data.datamodule import Split, VideoDataModule
-from dynvid.data.dataset import Video
+from dynvid.data.datamodule import VideoDataModule
+from dynvid.data.dataset import OnError, Split, Video
 from dynvid.data.files import read_lines
 from dynvid.errors import InputError
 
@@ -20,7 +20,6 @@ class UCF101DataModule(VideoDataModule):
         root: Folder of the videos, or one above it.
         annotations: Folder of `classInd.txt`, `trainlistNN.txt`, `testlistNN.txt`; absolute or from `root`.
         split: Which of the three official splits.
-        **kwargs: Those of `VideoDataModule`.
     """
 
     def __init__(
@@ -28,9 +27,37 @@ class UCF101DataModule(VideoDataModule):
         root: str | Path,
         annotations: str | Path = "ucfTrainTestlist",
         split: Literal[1, 2, 3] = 1,
-        **kwargs: Any,
+        *,
+        num_frames: int = 16,
+        size: int = 224,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        hflip: bool = True,
+        mixup: float = 0.0,
+        on_error: OnError = "raise",
+        max_missing: float = 0.0,
+        exclude: str | Path | None = None,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        test_clips: int = 1,
+        test_crops: Literal[1, 3] = 1,
     ) -> None:
-        super().__init__(root, **kwargs)
+        super().__init__(
+            root,
+            num_frames=num_frames,
+            size=size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            hflip=hflip,
+            mixup=mixup,
+            on_error=on_error,
+            max_missing=max_missing,
+            exclude=exclude,
+            val_fraction=val_fraction,
+            seed=seed,
+            test_clips=test_clips,
+            test_crops=test_crops,
+        )
         self.annotations = self.root / annotations
         self.split = split
 
