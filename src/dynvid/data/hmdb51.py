@@ -6,8 +6,9 @@ from typing import Literal
 
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import OnError, Split, Video
-from dynvid.data.files import read_lines
+from dynvid.data.files import place, read_lines
 from dynvid.errors import InputError, MissingFileError
+from dynvid.text import printable
 
 
 class HMDB51DataModule(VideoDataModule):
@@ -72,7 +73,7 @@ class HMDB51DataModule(VideoDataModule):
         names = sorted(file.name.removesuffix(ending) for file in self.annotations.glob(f"*{ending}"))
         if not names:
             raise MissingFileError(
-                f"{self.annotations}: no *{ending}; unpack test_train_splits.rar and set `annotations` to its folder"
+                f"{printable(self.annotations)}: no *{ending}; unpack test_train_splits.rar and set `annotations` to it"
             )
         return names
 
@@ -87,7 +88,7 @@ class HMDB51DataModule(VideoDataModule):
             for number, line in read_lines(file, "unpack it again"):
                 *video, part = line.rsplit(maxsplit=1)
                 if part not in ("0", "1", "2") or not video:
-                    raise InputError(f"{file}, line {number}: does not end in 0, 1 or 2")
+                    raise InputError(f"{place(file, number)}: does not end in 0, 1 or 2")
                 if part == mark:
                     stem = PurePosixPath(video[0]).stem
                     videos.append(Video(stem, label, source(stem, name)))

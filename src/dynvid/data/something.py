@@ -6,9 +6,11 @@ from typing import Literal
 
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import OnError, Split, Video
-from dynvid.data.files import read_json, read_lines
+from dynvid.data.files import check_names, place, quoted, read_json, read_lines, whole_number
 from dynvid.errors import InputError, MissingFileError
+from dynvid.text import printable
 
+_AGAIN = "download it again"
 _HINT = "unpack the labels of the download and set `annotations` to their folder"
 
 
@@ -64,7 +66,8 @@ class SomethingSomethingV1DataModule(VideoDataModule):
     @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of the official file (mmaction2's too; TSM sorts them)."""
-        return [line for _, line in read_lines(self.annotations / "something-something-v1-labels.csv", _HINT)]
+        file = self.annotations / "something-something-v1-labels.csv"
+        return check_names(file, read_lines(file, _HINT))
 
     def listed(self, split: Split) -> list[Video]:
         """The videos of an official list, in its order."""
@@ -131,8 +134,19 @@ class SomethingSomethingV2DataModule(VideoDataModule):
     @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes, by the indices of labels.json."""
-        index_of: dict[str, str] = read_json(self._file("labels.json"), _HINT)
-        return sorted(index_of, key=lambda name: int(index_of[name]))
+        file = self._file("labels.json")
+        content = read_json(file, _AGAIN)
+        if not isinstance(content, dict):
+            raise InputError(f"{printable(file)}: not an object of names and numbers; {_AGAIN}")
+        name_of: dict[int, str] = {}
+        for name, index in content.items():
+            number = whole_number(str(index))
+            if number is None or number in name_of:
+                raise InputError(f"{printable(file)}: class {quoted(name)} has no number of its own; {_AGAIN}")
+            name_of[number] = name
+        if not name_of:
+            raise InputError(f"{printable(file)}: names no class; {_AGAIN}")
+        return [name for _, name in sorted(name_of.items())]
 
     def listed(self, split: Split) -> list[Video]:
         """The videos of an official list, in its order."""
@@ -142,19 +156,28 @@ class SomethingSomethingV2DataModule(VideoDataModule):
             return read_ids(self._file("test-answers.csv"), self.class_names)
         file = self._file("validation.json" if split == "test" else "train.json")
         label_of = {name: label for label, name in enumerate(self.class_names)}
-        videos = []
-        for row in read_json(file, _HINT):
-            name = row["template"].replace("[", "").replace("]", "")
+        rows, videos = read_json(file, _AGAIN), []
+        if not isinstance(rows, list):
+            raise InputError(f"{printable(file)}: not a list of videos; {_AGAIN}")
+        for number, row in enumerate(rows, 1):
+            video, template = (row.get("id"), row.get("template")) if isinstance(row, dict) else (None, None)
+            if not isinstance(video, str) or not isinstance(template, str):
+                raise InputError(
+                    f"{printable(file)}, video {number} of the list: no `id` and `template` in text; {_HINT}"
+                )
+            name = template.replace("[", "").replace("]", "")
             if name not in label_of:
-                raise InputError(f"{file}, video {row['id']}: class {name!r} is not in the labels")
-            videos.append(Video(row["id"], label_of[name]))
+                raise InputError(
+                    f"{printable(file)}, video {printable(video[:80])}: class {quoted(name)} is not in the labels"
+                )
+            videos.append(Video(video, label_of[name]))
         return videos
 
     def _file(self, name: str) -> Path:
         names = [self.annotations / f"something-something-v2-{name}", self.annotations / name]
         if file := next((file for file in names if file.exists()), None):
             return file
-        raise MissingFileError(f"{names[0]} does not exist: {_HINT}")
+        raise MissingFileError(f"{printable(names[0])} does not exist: {_HINT}")
 
 
 def read_ids(file: Path, class_names: list[str]) -> list[Video]:
@@ -169,7 +192,7 @@ def read_ids(file: Path, class_names: list[str]) -> list[Video]:
     for number, line in read_lines(file, _HINT):
         name, _, label = line.partition(";")
         if label not in label_of:
-            raise InputError(f"{file}, line {number}: class {label!r} is not in the labels")
+            raise InputError(f"{place(file, number)}: class {quoted(label)} is not in the labels")
         videos.append(Video(name, label_of[label]))
     return videos
 

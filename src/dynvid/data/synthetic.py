@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from dynvid.data.datamodule import VideoFolderDataModule
 from dynvid.data.dataset import OnError
+from dynvid.data.files import read_json
 from dynvid.errors import InputError
+from dynvid.text import printable
 
 SHAPES = ("square", "triangle", "cross", "ring")
 # Each motion is followed by its opposite: the same clip played backwards.
@@ -177,19 +179,17 @@ class SyntheticDataModule(VideoFolderDataModule):
 
     def prepare_data(self) -> None:
         """Write the clips, all or nothing: they appear under `root` when the last one is there."""
-        root = Path(self.root)
+        root, hint = self.root, "remove it or choose another root"
         recipe = {
             "clips_per_class": self.clips_per_class,
             "clip_frames": self.clip_frames,
             "seed": self.clip_seed,
         }
         recipe |= {"size": self.size, "version": 1}
+        marker = root / "recipe.json"
         if root.exists():
-            marker = root / "recipe.json"
-            if not marker.is_file() or json.loads(marker.read_text()) != recipe:
-                raise InputError(
-                    f"{root}: holds other files than clips made with {recipe}; remove it or choose another root"
-                )
+            if not marker.is_file() or read_json(marker, hint) != recipe:
+                raise InputError(f"{printable(root)}: holds other files than clips made with {recipe}; {hint}")
             return
         root.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
@@ -202,7 +202,7 @@ class SyntheticDataModule(VideoFolderDataModule):
             try:
                 os.replace(unfinished, root)
             except OSError:  # another process was faster
-                if not (root / "recipe.json").is_file() or json.loads((root / "recipe.json").read_text()) != recipe:
+                if not marker.is_file() or read_json(marker, hint) != recipe:
                     raise
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)

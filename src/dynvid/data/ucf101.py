@@ -6,7 +6,7 @@ from typing import Literal
 
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import OnError, Split, Video
-from dynvid.data.files import read_lines
+from dynvid.data.files import check_names, place, quoted, read_lines, whole_number
 from dynvid.errors import InputError
 
 
@@ -79,15 +79,15 @@ def read_classes(annotations: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: It is not there.
-        ValueError: A line is of another form.
+        ValueError: A line is of another form, or a class there twice.
     """
     file, names = annotations / "classInd.txt", []
     for number, line in read_lines(file, _HINT):
         words = line.split()
-        if len(words) != 2:
-            raise InputError(f"{file}, line {number}: not a number and a name, such as '1 ApplyEyeMakeup'")
-        names.append(words[1])
-    return names
+        if len(words) != 2 or whole_number(words[0]) is None:
+            raise InputError(f"{place(file, number)}: not a number and a name, such as '1 ApplyEyeMakeup'")
+        names.append((number, words[1]))
+    return check_names(file, names)
 
 
 def read_list(annotations: Path, part: Literal["train", "test"], split: int) -> list[Video]:
@@ -109,7 +109,7 @@ def read_list(annotations: Path, part: Literal["train", "test"], split: int) -> 
     for number, line in read_lines(file, _HINT):
         path = PurePosixPath(line.split()[0])
         if path.parent.name not in label_of:
-            raise InputError(f"{file}, line {number}: class {path.parent.name!r} is not in classInd.txt")
+            raise InputError(f"{place(file, number)}: class {quoted(path.parent.name)} is not in classInd.txt")
         # v_Lunges_g08_c01 is a clip of the recording Lunges_g08.
         group = path.stem.removeprefix("v_").rsplit("_c", 1)[0]
         videos.append(Video(path.stem, label_of[path.parent.name], group))
