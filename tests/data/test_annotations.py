@@ -20,11 +20,16 @@ from dynvid.data import (
     VideoDataModule,
     VideoFolderDataModule,
     VideoListDataModule,
+    check_videos,
 )
 from dynvid.data.files import read_excluded
 from dynvid.errors import DynvidError
 
 KINETICS = "label,youtube_id,time_start,time_end,split\nmassaging person's head,-a_0,1,11,train\nyoga,b,20,30,train\n"
+CHECKED = (
+    "path,status,reason,frames,fps,key_frame_spacing\n"
+    '/x/a.mp4,ok,,80,25.0,12.0\n"/x/b, c.mp4",unreadable,"cannot open, at all",0,0.0,0.0\n/x/d.mp4,damaged,,0,0.0,0.0\n'
+)
 RECIPE = {"clips_per_class": 1, "clip_frames": 2, "seed": 0, "size": 32, "version": 1}
 V2 = [{"id": str(i), "label": "x", "template": "Holding [something]", "placeholders": ["x"]} for i in range(4)]
 
@@ -82,6 +87,7 @@ PARSERS: dict[str, Parser] = {
         {"bad.csv": 'path,reason\n./1.mp4,"broken, really"\n/x/2.mp4,gone\n'},
         lambda f: read_excluded(f / "bad.csv"),
     ),
+    "checked": ({"checked.csv": CHECKED}, lambda folder: check_videos(["/x/a.mp4"], folder, 0)),
     "recipe": ({"recipe.json": json.dumps(RECIPE)}, recipe),
 }
 

@@ -2,7 +2,9 @@
 
 import argparse
 import json
-from typing import Any
+import signal
+import sys
+from typing import Any, NoReturn
 
 from dynvid.commands.parser import Parser, find_config, read_yaml
 from dynvid.data import VideoDataModule
@@ -11,8 +13,8 @@ from dynvid.errors import InputError
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command; 0 if every video decodes, else 1."""
-    first = argparse.ArgumentParser(
+    """Run the command; 0 if every video decodes without an error, else 1."""
+    first = _Options(
         prog="dynvid check",
         description="Decode every video of a data set; a run that was stopped goes on where it was.",
         epilog="--data.root and the other arguments of the data module may follow.",
@@ -23,6 +25,7 @@ def run(arguments: list[str]) -> int:
     )
     first.add_argument("--folder", default="check", help="Where the results go (default: check).")
     first.add_argument("--num_workers", type=int, help="Processes, one per CPU by default.")
+    first.add_argument("--time_limit", type=float, default=600.0, help="Seconds that a video may take (default: 600).")
     options, overrides = first.parse_known_args(arguments)
     if not options.config:
         Parser(prog="dynvid check").error("check needs --config: a file, or the name of a packaged config")
@@ -33,10 +36,24 @@ def run(arguments: list[str]) -> int:
         section = read_yaml(find_config(name)).get("data") or {}
         if not isinstance(section, dict):
             raise InputError(f"config {name}: `data` is no section with a class_path")
-        section["init_args"] = settings.get("init_args", {}) | (section.get("init_args") or {})
+        own = section.get("init_args") or {}
+        if not isinstance(own, dict):
+            raise InputError(f"config {name}: `data.init_args` is no mapping")
+        section["init_args"] = settings.get("init_args", {}) | own
         settings |= section
     if "class_path" not in settings:
         raise InputError(f"{', '.join(options.config)}: no `data` section with a class_path")
     config = parser.parse_args(["--data", json.dumps(settings), *overrides])
-    summary = check_data(parser.instantiate_classes(config).data, options.folder, options.num_workers)
-    return int(summary.unreadable > 0)
+    data = parser.instantiate_classes(config).data
+    try:
+        summary = check_data(data, options.folder, options.num_workers, time_limit=options.time_limit)
+    except KeyboardInterrupt:
+        print("dynvid: stopped; the same command goes on where it was", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return int(summary.unreadable + summary.damaged > 0)
+
+
+class _Options(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say it in one line, as the other commands do."""
+        Parser(prog=self.prog).error(message)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import OnError, Split, Video
-from dynvid.data.files import place, quoted, read_rows
+from dynvid.data.files import place, quoted, read_rows, short
 from dynvid.errors import InputError, MissingFileError
 from dynvid.text import printable
 
@@ -88,7 +88,7 @@ class KineticsDataModule(VideoDataModule):
             try:
                 start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
             except (ValueError, OverflowError) as error:
-                raise InputError(f"{place(file, number)}: a time is no number ({error})") from error
+                raise InputError(f"{place(file, number)}: a time is no number ({short(str(error))})") from error
             name = f"{row['youtube_id']}_{start:06d}_{end:06d}"
             videos.append(Video(name, label_of[row["label"]], row["youtube_id"]))
         return videos
