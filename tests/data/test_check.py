@@ -18,6 +18,7 @@ from PIL import Image
 from dynvid.cli import main
 from dynvid.data import VideoFolderDataModule, VideoReader, check_data, check_videos
 from dynvid.data.check import Checked, Summary, check_video
+from dynvid.data.files import read_excluded
 from dynvid.errors import DynvidError, VideoError
 
 from .conftest import WriteVideo
@@ -118,6 +119,17 @@ def test_a_line_cut_off_anywhere_is_made_again(videos: list[str], tmp_path: Path
         assert check_videos(videos, tmp_path, 0) == whole
         assert (tmp_path / "checked.csv").read_bytes() == content
         assert len(decoded) == 5 - max(content[:length].count(b"\n") - 1, 0)
+
+
+def test_any_name_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    odd = ["a\rb.mp4", "c\nd.mp4", " lead.mp4", 'q"u,o.mp4', "\udcff.mp4", "x\u2028y\x85.mp4", "'.mp4"]
+    summary = check_videos(odd, "out", 0)
+    assert summary == Summary(7, 7, {})
+    content = Path("out/checked.csv").read_bytes()
+    assert check_videos(odd, "out", 0) == summary
+    assert Path("out/checked.csv").read_bytes() == content
+    assert read_excluded("out/unreadable.csv") == {str(tmp_path / name) for name in odd}
 
 
 def test_an_interrupt_keeps_what_was_done(videos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """Decode every video of a data set once, to find what cannot be read before a training run does."""
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from rich.table import Table
 
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import Split
-from dynvid.data.files import parse_rows, place, short, write_missing
+from dynvid.data.files import csv_line, parse_rows, place, short, write_missing
 from dynvid.data.overview import class_table, findings
 from dynvid.data.video import open_video
 from dynvid.data.workers import Lost, apply
@@ -136,20 +135,19 @@ def check_videos(
         _lock(file, folder)
         results = _resume(file, folder / "checked.csv")
         waiting = [path for path in names if path not in results]
-        rows = csv.DictWriter(file, [field.name for field in fields(Checked)], lineterminator="\n")
         bad = sum(path in results and results[path].status != "ok" for path in names)
         with Progress(*bar) as progress:
             task = progress.add_task("", total=len(names), completed=len(names) - len(waiting), bad=bad)
             for result in _check_all(waiting, (cpu_count() or 1) if num_workers is None else num_workers, time_limit):
                 results[result.path] = result
-                rows.writerow(asdict(result))
+                file.write(csv_line(asdict(result).values()))
                 file.flush()
                 bad += result.status != "ok"
                 progress.update(task, advance=1, bad=bad)
         with _open(folder / "unreadable.csv", "w") as listing:
             # All that were ever found: those already left out by `exclude` are not among `paths`.
             unreadable = [(abspath(result.path), result.reason) for result in results.values() if result.status != "ok"]
-            csv.writer(listing, lineterminator="\n").writerows([("path", "reason"), *unreadable])
+            listing.writelines(map(csv_line, [("path", "reason"), *unreadable]))
         statuses = Counter(results[path].status for path in names)
         statistics = _statistics([results[path] for path in names])
         summary = Summary(len(names), statuses["unreadable"], statistics, statuses["damaged"])
@@ -201,10 +199,10 @@ def _lock(file: TextIO, folder: Path) -> None:
 def _resume(file: TextIO, path: Path) -> dict[str, Checked]:
     """The results of an earlier run; removes a line that was cut off, and begins a new file with its header."""
     columns = [field.name for field in fields(Checked)]
-    header, content = f"{','.join(columns)}\n".encode(), path.read_bytes()
+    header, content = csv_line(columns), path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     hint = "remove the file to check everything again"
-    if not whole and not header.startswith(content):
+    if not whole and not header.encode().startswith(content):
         raise InputError(f"{place(path, 1)}: no result of a check; {hint}")
     results = {}
     for number, row in parse_rows(whole.decode(errors="surrogateescape"), path, columns, hint, True) if whole else ():
@@ -220,7 +218,7 @@ def _resume(file: TextIO, path: Path) -> dict[str, Checked]:
         results[result.path] = result
     file.truncate(len(whole))
     if not whole:
-        file.write(header.decode())
+        file.write(header)
         file.flush()
     return results
 

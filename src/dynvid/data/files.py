@@ -221,6 +221,17 @@ def write_missing(names: Sequence[str], folder: str | Path, split: str) -> Path:
     return file
 
 
+def csv_line(cells: Iterable[object]) -> str:
+    """A row of a CSV file that `parse_rows` reads as it was, whatever the names in it hold.
+
+    >>> csv_line(["a, b.mp4", 3])
+    '"a, b.mp4",3\\n'
+    """
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(cells)  # quotes what holds either of the two
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
 def place(file: Path, line: int) -> str:
     """How errors call a line of a file."""
     return f"{printable(file)}, line {line}"

@@ -1,6 +1,5 @@
 """What a data set is made of, and what makes its results untrue: content or recordings in two splits, one class."""
 
-import csv
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dynvid.data.dataset import Split, Video
+from dynvid.data.files import csv_line
 from dynvid.data.video import is_frame
 from dynvid.text import printable
 
@@ -80,10 +80,10 @@ def findings(sets: Sets, class_names: Sequence[str], folder: Path) -> list[str]:
     listing.unlink(missing_ok=True)  # of an earlier check
     if twice or torn:
         with listing.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(("content", "split", "label", "path"))
+            file.write(csv_line(("content", "split", "label", "path")))
             for number, group in enumerate(groups, 1):
-                rows.writerows((number, split, class_names[video.label], video.path) for split, video in group)
+                for split, video in group:
+                    file.write(csv_line((number, split, class_names[video.label], video.path)))
     return lines
 
 
