@@ -19,7 +19,8 @@ class VideoListDataModule(VideoDataModule):
     """Videos in list files as TSM and mmaction2 write them, of any data set.
 
     A line is `<path> <label>` for a video file, `<path> <number of frames> <label>` for a folder of frames; labels
-    count from 0. Paths count from `root`; absolute ones are taken as they are.
+    count from 0. Folders that hold another number of frames are told in one line. Paths count from `root`; absolute
+    ones are taken as they are.
 
     Args:
         root: Folder from which the paths count.
