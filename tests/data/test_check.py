@@ -1,15 +1,25 @@
+import contextlib
 import csv
 import importlib
 import json
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from dynvid.cli import main
 from dynvid.data import VideoFolderDataModule, VideoReader, check_data, check_videos
-from dynvid.data.check import Checked, check_video
+from dynvid.data.check import Checked, Summary, check_video
+from dynvid.data.files import read_excluded
+from dynvid.errors import DynvidError, VideoError
 
 from .conftest import WriteVideo
 
@@ -111,6 +121,17 @@ def test_a_line_cut_off_anywhere_is_made_again(videos: list[str], tmp_path: Path
         assert len(decoded) == 5 - max(content[:length].count(b"\n") - 1, 0)
 
 
+def test_any_name_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    odd = ["a\rb.mp4", "c\nd.mp4", " lead.mp4", 'q"u,o.mp4', "\udcff.mp4", "x\u2028y\x85.mp4", "'.mp4"]
+    summary = check_videos(odd, "out", 0)
+    assert summary == Summary(7, 7, {})
+    content = Path("out/checked.csv").read_bytes()
+    assert check_videos(odd, "out", 0) == summary
+    assert Path("out/checked.csv").read_bytes() == content
+    assert read_excluded("out/unreadable.csv") == {str(tmp_path / name) for name in odd}
+
+
 def test_an_interrupt_keeps_what_was_done(videos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(path: str) -> Checked:
         if path == videos[2]:
@@ -123,23 +144,106 @@ def test_an_interrupt_keeps_what_was_done(videos: list[str], tmp_path: Path, mon
     assert [row["path"] for row in table(tmp_path / "checked.csv")] == videos[:2]
 
 
-def test_a_file_that_kills_its_process_is_named(
+def test_a_file_that_kills_its_process_or_takes_too_long_is_named(
     videos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crash = str(tmp_path / "crash.mp4")
+    crash, slow = str(tmp_path / "crash.mp4"), str(tmp_path / "slow.mp4")
     (tmp_path / "crashing.py").write_text(
-        "import os\n"
+        "import os, time\n"
         "from dynvid.data.check import check_video as check\n"
         "def check_video(path):\n"
+        "    if path.endswith('slow.mp4'):\n"
+        "        time.sleep(600)\n"
         "    return os.abort() if path.endswith('crash.mp4') else check(path)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)  # a fresh process imports it too
     monkeypatch.setattr("dynvid.data.check.check_video", importlib.import_module("crashing").check_video)
-    summary = check_videos([*videos[:2], crash, *videos[2:]], tmp_path, 2)
-    assert (summary.videos, summary.unreadable) == (6, 3)
+    summary = check_videos([*videos[:2], crash, slow, *videos[2:]], tmp_path, 2, time_limit=4)
+    assert (summary.videos, summary.unreadable) == (7, 4)
     reasons = {row["path"]: row["reason"] for row in table(tmp_path / "unreadable.csv")}
-    assert "the process died while decoding" in reasons[crash]
+    assert reasons[crash] == f"{crash}: the process died while decoding (a crash, or out of memory)"
+    assert reasons[slow] == f"{slow}: took longer than 4 s"
     assert "cannot open" in reasons[videos[3]]
+    assert multiprocessing.active_children() == []
+
+
+def processes() -> dict[int, int]:
+    """The processes that run, each with its parent; one that has ended and nobody has asked about does not run."""
+    found = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = file.read_text().rpartition(") ")[2].split()[:2]
+            if state not in "ZX":
+                found[int(file.parent.name)] = int(parent)
+    return found
+
+
+def below(pid: int) -> set[int]:
+    """Children of a process, their children and so on."""
+    parents, found = processes(), {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 180) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc which processes run")
+def test_no_signal_leaves_a_process_or_a_lock_behind(tmp_path: Path) -> None:
+    """Real commands, each with a process in the middle of a file. SIGTERM ends Python as SIGKILL does."""
+    (tmp_path / "stuck.py").write_text(
+        "import os, pathlib, time\n"
+        "def check_video(path):\n"
+        "    pid = pathlib.Path(path).parents[2] / 'pid'\n"
+        "    pid.with_suffix('.tmp').write_text(str(os.getpid()))\n"
+        "    pid.with_suffix('.tmp').rename(pid)\n"
+        "    time.sleep(600)\n"
+    )
+    program = (
+        "import sys, stuck, dynvid.data.check\n"
+        "dynvid.data.check.check_video = stuck.check_video\n"
+        "from dynvid.cli import main\n"
+        "main(['check', '--config', 'folder.yaml', '--data.root', sys.argv[1], '--folder', sys.argv[1] + '/out',"
+        " '--num_workers', '1'])\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    roots = {number: tmp_path / number.name for number in (signal.SIGINT, signal.SIGKILL)}
+    runs = {}
+    for number, root in roots.items():
+        (root / "train/wave").mkdir(parents=True)
+        (root / "train/wave/a.mp4").touch()
+        (root / "train/wave/b.mp4").touch()
+        command = [sys.executable, "-c", program, str(root)]
+        runs[number] = subprocess.Popen(
+            command, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True
+        )
+    try:
+        for number, run in runs.items():
+            root = roots[number]
+            wait_until(lambda: run.poll() is not None or (root / "pid").exists())  # noqa: B023
+            family = below(run.pid)
+            assert int((root / "pid").read_text()) in family
+            with pytest.raises(DynvidError, match=rf"{root}/out: another check is writing there; wait until it ends"):
+                check_videos([], root / "out", 0)
+            run.send_signal(number)
+            code = run.wait(60)
+            wait_until(lambda: not family & processes().keys(), 20)  # noqa: B023
+            assert run.stderr is not None
+            error = [line for line in run.stderr.read().splitlines() if "Warning" not in line]
+            if number == signal.SIGINT:
+                assert (code, error[-1:]) == (130, ["dynvid: stopped; the same command goes on where it was"])
+                assert not any("Traceback" in line for line in error)
+            else:
+                assert code == -number
+            assert check_videos([], root / "out", 0) == Summary(0, 0, {})
+    finally:
+        for run in runs.values():
+            run.kill()
 
 
 def test_a_pool_that_cannot_start_blames_no_file(videos: list[str], tmp_path: Path) -> None:
@@ -174,6 +278,83 @@ def test_a_data_module(
     # Those left out stay in the list when the check is made again.
     assert check_data(left, out, num_workers=0).unreadable == 0
     assert len(table(out / "unreadable.csv")) == 1
+
+
+class Flagged(VideoError):
+    damaged = True
+
+
+def test_damaged_videos_are_counted_apart(videos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoded with errors that FFmpeg flags: listed with the unreadable, since frames are wrong."""
+    read = VideoReader.read
+
+    def flagged(self: VideoReader, indices: range, short_side: int | None = None) -> object:
+        if self.name == videos[1]:
+            raise Flagged(f"{self.name}: frame 3 is damaged")
+        return read(self, indices, short_side)
+
+    monkeypatch.setattr(VideoReader, "read", flagged)
+    summary = check_videos(videos, tmp_path, 0)
+    assert (summary.videos, summary.unreadable, summary.damaged) == (5, 2, 1)
+    assert json.loads((tmp_path / "summary.json").read_text())["damaged"] == 1
+    assert [row["status"] for row in table(tmp_path / "checked.csv")] == ["ok", "damaged", "ok"] + ["unreadable"] * 2
+    reasons = {row["path"]: row["reason"] for row in table(tmp_path / "unreadable.csv")}
+    assert reasons[videos[1]] == f"{videos[1]}: frame 3 is damaged"
+    assert check_videos(videos, tmp_path, 0) == summary  # read again
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ("/x.mp4,ok,,many,25.0,1.0", "invalid literal for int"),
+        ("/x.mp4,ok,,1,nan,1.0", "a number out of range"),
+        ("/x.mp4,ok,,-1,25.0,1.0", "a number out of range"),
+        ("/x.mp4,good,,1,25.0,1.0", "'good'"),
+        ("/x.mp4,ok", "invalid literal"),
+    ],
+)
+def test_results_that_are_none_are_refused_with_their_line(tmp_path: Path, row: str, what: str) -> None:
+    header = "path,status,reason,frames,fps,key_frame_spacing\n"
+    content = f"{header}/y.mp4,ok,,1,25.0,1.0\n{row}\n"
+    (tmp_path / "checked.csv").write_text(content)
+    with pytest.raises(
+        DynvidError, match=rf"checked\.csv, line 3: no result of a check \(.*{what}.*\); remove the file"
+    ):
+        check_videos([], tmp_path, 0)
+    assert (tmp_path / "checked.csv").read_text() == content
+
+
+@pytest.mark.parametrize("arguments", [{"num_workers": -1}, {"time_limit": 0}, {"time_limit": float("nan")}])
+def test_arguments_out_of_range(tmp_path: Path, arguments: dict[str, Any]) -> None:
+    with pytest.raises(DynvidError, match=f"{next(iter(arguments))}="):
+        check_videos([], tmp_path, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--time_limit", "-1", "--num_workers", "0"], 1, "time_limit=-1.0: more than 0 seconds"),
+        (["--num_workers", "-1"], 1, "num_workers=-1: 0 or more"),
+        (["--time_limit", "soon"], 2, "argument --time_limit: invalid float value: 'soon'"),
+        (["--config", "list.yaml"], 1, "config list.yaml: `data.init_args` is no mapping"),
+    ],
+)
+def test_arguments_of_the_command(
+    videos: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("list.yaml").write_text("data:\n  class_path: VideoFolderDataModule\n  init_args: [1]\n")
+    Path("a.csv").write_text(f'path,label,split\n"{videos[0]}",x,train\n')
+    own = ["--config", "folder.yaml", "--data.root", ".", "--data.annotations", "a.csv"]
+    with pytest.raises(SystemExit) as caught:
+        main(["check", *own, *arguments])
+    assert (caught.value.code, capsys.readouterr().err) == (code, f"dynvid: error: {message}\n")
 
 
 def test_real_clips(real_data: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import inspect
 import random
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
+import dynvid.data
 from dynvid.data import Video, VideoDataModule, VideoFolderDataModule, carve
 
 from .conftest import WriteVideo
@@ -106,6 +108,129 @@ def test_folder_errors(tree: Path, tmp_path: Path) -> None:
         VideoFolderDataModule(tmp_path).videos("val")
 
 
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr("dynvid.data.datamodule.rank_zero_info", lines.append)
+    return lines
+
+
+def touch(root: Path, *paths: str) -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+
+
+def test_what_is_passed_over_is_counted_in_one_line(tree: Path, tmp_path: Path, said: list[str]) -> None:
+    data = VideoFolderDataModule(tree, **SMALL)
+    for _ in range(2):
+        assert len(data.videos("train")) == 7
+    assert said == [f"{tree}: passed over 4 files and folders: 2 hidden, 1 .txt, 1 empty"]
+    touch(tmp_path, *(f"train/wave/{name}" for name in ("a.mp4", "b.divx", "c.DIVX", "LICENSE", "Thumbs.db")))
+    touch(tmp_path, "train/b.mp4", "train/.x/c.mp4", "labels.csv", ".git/x", "extra/wave/d.mp4")
+    said.clear()
+    assert names(VideoFolderDataModule(tmp_path).listed("train")) == ["a.mp4"]
+    assert said == [
+        f"{tmp_path}: passed over 7 files and folders: 2 .divx, 1 .db, 1 .mp4 outside a class, 1 folder extra, "
+        "1 hidden, 1 without ending"
+    ]
+    (tmp_path / "clean/train/wave").mkdir(parents=True)
+    (tmp_path / "clean/train/wave/a.mp4").touch()
+    said.clear()
+    VideoFolderDataModule(tmp_path / "clean").listed("train")
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["a.ogg", "b.OGG", "c.txt"], r"train/swim: no video; found \.ogg, \.txt; endings of videos are \.3gp, "),
+        (["sub/README"], r"train/swim: no video; found without ending; endings"),
+        (["1.jpg", "2.jpg"], r"train/swim: no video; found \.jpg; the frames of a video go into a folder of their own"),
+        ([".hidden.mp4"], r"train/swim: no video; found nothing"),
+    ],
+)
+def test_a_class_without_a_video_names_what_it_found(tmp_path: Path, files: list[str], message: str) -> None:
+    touch(tmp_path, "train/wave/a.mp4", *(f"train/swim/{file}" for file in files))
+    with pytest.raises(ValueError, match=message):
+        VideoFolderDataModule(tmp_path).listed("test")
+    (tmp_path / "train/swim").rename(tmp_path / "swim")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "swim").rename(tmp_path / "test/swim")
+    with pytest.raises(ValueError, match=message.replace("train", "test")):
+        VideoFolderDataModule(tmp_path).listed("train")
+
+
+def test_nested_folders(tmp_path: Path, said: list[str]) -> None:
+    """At any depth, links that lead back among them; an image beside a video is its thumbnail."""
+    touch(tmp_path, "train/wave/monday/a.mp4", "train/wave/monday/x/b.webm", "train/wave/c.mp4")
+    touch(tmp_path, *(f"train/wave/monday/frames/{i}.jpg" for i in range(3)))
+    touch(tmp_path, "train/wave/id1/id1.mp4", "train/wave/id1/id1.jpg")
+    (tmp_path / "train/wave/monday/up").symlink_to(tmp_path / "train/wave")
+    data = VideoFolderDataModule(tmp_path)
+    assert [Path(video.path).relative_to(tmp_path / "train/wave").as_posix() for video in data.listed("train")] == [
+        "c.mp4",
+        "id1/id1.mp4",
+        "monday/a.mp4",
+        "monday/frames",
+        "monday/x/b.webm",
+    ]
+    assert {video.group for video in data.listed("train")} == {""}
+    assert said == [f"{tmp_path}: passed over 1 files and folders: 1 .jpg"]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [("Train", "validation", "TEST"), ("training", "valid", "Testing"), ("TRAIN", "Val", "test")],
+)
+def test_other_names_of_splits(tmp_path: Path, said: list[str], train: str, val: str, test: str) -> None:
+    for folder in (train, val, test):
+        touch(tmp_path, f"{folder}/wave/{folder}.mp4")
+    (tmp_path / "a.csv").write_text(f"Path,Label,Split\n1.mp4,x,{train}\n2.mp4,x,{val}\n3.mp4,x, {test}\n")
+    for data, paths in (
+        (VideoFolderDataModule(tmp_path), [f"{name}/wave/{name}.mp4" for name in (train, val, test)]),
+        (VideoFolderDataModule(tmp_path, "a.csv"), ["1.mp4", "2.mp4", "3.mp4"]),
+    ):
+        found = [data.listed(split) for split in SPLITS]
+        assert found == [[Video(str(tmp_path / path), 0)] for path in paths]
+    assert said == []
+
+
+SPLITS: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
+
+
+def test_one_split_in_two_folders_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "train/wave/a.mp4", "val/wave/b.mp4", "validation/wave/c.mp4")
+    with pytest.raises(ValueError, match="holds val and validation, which both mean val; leave one"):
+        VideoFolderDataModule(tmp_path).listed("train")
+
+
+def test_a_file_as_root_says_where_it_goes(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("path,label,split\n")
+    with pytest.raises(ValueError, match=r"a\.csv: is no folder; a CSV file goes into `annotations`"):
+        VideoFolderDataModule(tmp_path / "a.csv").listed("train")
+
+
+def test_rows_of_other_splits_are_counted_and_left_out(tmp_path: Path, said: list[str]) -> None:
+    splits = ["train", "unused", "extra", "unused", "val", "Holdout"]
+    rows = [f"{i}.mp4,{'other' if split == 'extra' else 'x'},{split}" for i, split in enumerate(splits)]
+    (tmp_path / "a.csv").write_text("\n".join(["path,label,split", *rows]))
+    data = VideoFolderDataModule(tmp_path, "a.csv")
+    assert data.class_names == ["x"]
+    assert [len(data.listed(split)) for split in SPLITS] == [1, 1, 0]
+    assert said == [f"{tmp_path}/a.csv: left out 4 rows of other splits: 2 of unused, 1 of Holdout, 1 of extra"]
+
+
+def test_the_sizes_are_said_before_training(tree: Path, tmp_path: Path, said: list[str]) -> None:
+    VideoFolderDataModule(tree).setup("test")
+    assert said == []
+    VideoFolderDataModule(tree).setup("fit")
+    assert said[-1] == "train 7, val 2, test 2 videos of 2 classes"
+    (tmp_path / "train").symlink_to(tree / "train")
+    VideoFolderDataModule(tmp_path, val_fraction=0.3).setup("fit")  # a third of each class is kept back
+    assert said[-1] == "train 5, val 2 videos of 2 classes"
+
+
 CSV = (
     "\ufeffpath, label,split,group,fps\r\n"
     "\r\n"
@@ -136,7 +261,8 @@ def test_csv(tmp_path: Path) -> None:
     [
         ("path,label\na.mp4,x\n", r"a\.csv, line 1: no column split; found path, label"),
         ("", r"a\.csv, line 1: no column label, path, split"),
-        ("path,label,split\na.mp4,x,train\nb.mp4,x,training\n", r"a\.csv, line 3: split 'training' is not"),
+        ("path,label,split\na.mp4,x,train\nb.mp4,x,\n", r"a\.csv, line 3: split is empty; it is train, val or test"),
+        ("path,label,split\na.mp4,x,trian\n", r"a\.csv: no training videos; .*; left out are 1 of trian"),
         ("path,label,split\n\na.mp4,,train\n", r"a\.csv, line 3: path or label is empty"),
         ("path,label,split\na.mp4,x,test\n", r"a\.csv: no training videos"),
         ("path,label,split\na.mp4,x,train\nb.mp4,y,val\n", r"b\.mp4: class 'y' is in val but not in train"),
@@ -160,7 +286,8 @@ def listed(tmp_path: Path, write_video: WriteVideo) -> Path:
 
 def test_missing_videos_are_an_error(listed: Path) -> None:
     message = (
-        r"7 of 9 listed train videos \(77\.8%\) are missing: \S+/2\.mp4, .*, \.\.\.; correct `root` .* `max_missing`"
+        r"7 of 9 listed train videos \(77\.8%\) are missing: \S+/2\.mp4, .*, \.\.\.; "
+        rf"correct the paths in {listed}/a\.csv, which count from its own folder \({listed}\), or raise `max_missing`"
     )
     for share in (0.0, 0.77):
         with pytest.raises(FileNotFoundError, match=message):
@@ -169,9 +296,7 @@ def test_missing_videos_are_an_error(listed: Path) -> None:
         VideoFolderDataModule(listed, annotations="b.csv").train_dataloader()
 
 
-def test_permitted_missing_videos_are_counted_and_listed(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr("dynvid.data.datamodule.rank_zero_info", said.append)
+def test_permitted_missing_videos_are_counted_and_listed(listed: Path, said: list[str]) -> None:
     data = VideoFolderDataModule(listed, annotations="a.csv", max_missing=0.8, **SMALL)
     assert names(data.videos("train")) == ["0.mp4", "1.mp4"]
     assert data.missing == {"train": [str(listed / f"{i}.mp4") for i in range(2, 9)]}
@@ -179,19 +304,18 @@ def test_permitted_missing_videos_are_counted_and_listed(listed: Path, monkeypat
     trainer(listed / "logs").fit(model, datamodule=data)
     file = listed / "logs/missing_train.txt"
     assert file.read_text().splitlines() == data.missing["train"]
-    assert said == [f"train: 9 videos listed, 7 missing, listed in {file}, 0 excluded"]
+    assert said == [
+        "train 9, val 1 videos of 1 class",
+        f"train: 9 videos listed, 7 missing, listed in {file}, 0 excluded",
+    ]
 
 
-def test_a_full_split_is_not_commented(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr("dynvid.data.datamodule.rank_zero_info", said.append)
+def test_a_full_split_is_not_commented(listed: Path, said: list[str]) -> None:
     VideoFolderDataModule(listed, annotations="a.csv", **SMALL).val_dataloader()
     assert said == []
 
 
-def test_excluded(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr("dynvid.data.datamodule.rank_zero_info", said.append)
+def test_excluded(listed: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(listed)
     (listed / "bad.csv").write_text('path,reason\n./1.mp4,"broken, really"\nelsewhere.mp4,gone\n')
     data = VideoFolderDataModule(listed, annotations="a.csv", exclude="bad.csv", max_missing=0.8, **SMALL)
@@ -200,7 +324,7 @@ def test_excluded(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data.train_dataloader()
     assert said == ["train: 9 videos listed, 7 missing, 1 excluded"]
     (listed / "bad.csv").write_text("file,reason\n")
-    with pytest.raises(ValueError, match=r"bad\.csv, line 1: no column path; `exclude` takes"):
+    with pytest.raises(ValueError, match=r"bad\.csv, line 1: no column path; found file, reason; `exclude` takes"):
         data.videos("train")
 
 
@@ -227,26 +351,92 @@ def test_views(tree: Path, clips: int, crops: Literal[1, 3]) -> None:
         assert next(iter(loader))["video"].shape == (2, 2, 3, 32, 32)
 
 
+MODULES = [getattr(dynvid.data, name) for name in dynvid.data.__all__ if name.endswith("DataModule")]
+SUBCLASSES = [cls for cls in MODULES if cls is not VideoDataModule]
+# Where a mirrored clip belongs to another class.
+DIRECTED = {"SyntheticDataModule", "SomethingSomethingV1DataModule", "SomethingSomethingV2DataModule"}
+OWN_DEFAULTS = {
+    "SyntheticDataModule": {"root", "num_frames", "size", "batch_size"},
+    "KineticsDataModule": {"max_missing", "val_fraction"},
+    "SomethingSomethingV1DataModule": {"val_fraction"},
+    "SomethingSomethingV2DataModule": {"val_fraction"},
+}
+# None of them a default.
+ARGUMENTS = {
+    "num_frames": 3,
+    "size": 34,
+    "batch_size": 5,
+    "num_workers": 1,
+    "hflip": False,
+    "mixup": 0.3,
+    "on_error": "skip",
+    "max_missing": 0.7,
+    "exclude": "bad.csv",
+    "val_fraction": 0.33,
+    "seed": 9,
+    "test_clips": 6,
+    "test_crops": 3,
+}
+LISTS = {"train_list": "a", "test_list": "b", "classes": "c"}
+
+
+def arguments(cls: type[VideoDataModule]) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(cls).parameters)
+
+
+@pytest.mark.parametrize("cls", SUBCLASSES)
+def test_every_argument_is_spelled_out_and_arrives(cls: type[VideoDataModule]) -> None:
+    common, own = arguments(VideoDataModule), arguments(cls)
+    assert len(SUBCLASSES) == 8
+    assert set(common) == {"root", *ARGUMENTS}
+    assert not {p.kind for p in own.values()} & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+    assert set(common) - set(own) == ({"hflip"} if cls.__name__ in DIRECTED else set())
+    for name in (common.keys() & own.keys()) - OWN_DEFAULTS.get(cls.__name__, set()):
+        assert own[name].default == common[name].default, name
+        assert own[name].annotation == common[name].annotation, name
+    given: dict[str, Any] = {name: value for name, value in ARGUMENTS.items() if name in own}
+    data = cls("x", **given, **{name: value for name, value in LISTS.items() if name in own})
+    arrived = {name: getattr(data, name) for name in ARGUMENTS}
+    if cls.__name__ == "SyntheticDataModule":
+        arrived["seed"] = data.clip_seed  # type: ignore[attr-defined]
+    assert arrived == ARGUMENTS
+    if cls.__name__ in DIRECTED:
+        with pytest.raises(TypeError, match="hflip"):
+            cls("x", hflip=True)
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "positional"),
     [
-        "VideoFolderDataModule",
-        "VideoListDataModule",
-        "KineticsDataModule",
-        "UCF101DataModule",
-        "HMDB51DataModule",
-        "SomethingSomethingV1DataModule",
-        "SomethingSomethingV2DataModule",
+        ("VideoFolderDataModule", ["root", "annotations"]),
+        ("VideoListDataModule", ["root", "train_list", "test_list", "classes", "val_list", "group"]),
+        ("UCF101DataModule", ["root", "annotations", "split"]),
+        ("HMDB51DataModule", ["root", "annotations", "split"]),
+        ("KineticsDataModule", ["root", "annotations", "max_missing", "val_fraction"]),
+        ("SomethingSomethingV1DataModule", ["root", "annotations", "val_fraction"]),
+        ("SomethingSomethingV2DataModule", ["root", "annotations", "test_list", "val_fraction"]),
+        (
+            "SyntheticDataModule",
+            ["root", "num_frames", "size", "batch_size", "clips_per_class", "clip_frames", "seed"],
+        ),
     ],
 )
-def test_every_argument_is_on_the_command_line(name: str) -> None:
+def test_own_arguments_may_go_by_position(name: str, positional: list[str]) -> None:
+    own = arguments(getattr(dynvid.data, name)).values()
+    assert [p.name for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY] == positional
+
+
+@pytest.mark.parametrize("cls", SUBCLASSES)
+def test_the_help_describes_every_argument(cls: type[VideoDataModule], capsys: pytest.CaptureFixture[str]) -> None:
     parser = jsonargparse.ArgumentParser()
     parser.add_subclass_arguments(VideoDataModule, "data")
-    own = {parameter.name for parameter in inspect.signature(VideoDataModule).parameters.values()}
-    lists = {"train_list": "a", "test_list": "b", "classes": "c"} if "List" in name else {}
-    config = {"class_path": f"dynvid.data.{name}", "init_args": {"root": "x", **lists}}
-    offered = set(parser.parse_object({"data": config}).data.init_args.keys())
-    assert own - offered == ({"hflip"} if "Something" in name else set())
+    with pytest.raises(SystemExit):
+        parser.parse_args([f"--data.help=dynvid.data.{cls.__name__}"])
+    text = " ".join(capsys.readouterr().out.partition("Help for ")[2].split())
+    for name in arguments(cls):
+        described = re.search(rf"--data\.{name} \S+ (.*?)\((required|type)", text)
+        assert described, name
+        assert len(described[1].split()) >= 3, name
 
 
 class Count(pl.LightningModule):

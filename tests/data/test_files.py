@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynvid.data.files import find_names, find_paths, read_lines
+from dynvid.data.files import find_all, find_names, find_paths, read_lines
 
 
 def touch(root: Path, *paths: str) -> None:
@@ -26,6 +26,14 @@ PLACES = {"a": "a.mp4", "b (HQ)!": "x/y z/b (HQ)!.WEBM", "c": "x/c"}
 def test_the_same_one_of_several_is_found(tmp_path: Path) -> None:
     touch(tmp_path, "z/a.mp4", "b/a.webm", "b/a.mkv", "b/deep/a.avi", "c.webm", "b/c.mp4")
     assert find_names(tmp_path, {"a", "c"}) == {"a": str(tmp_path / "b/a.mkv"), "c": str(tmp_path / "c.webm")}
+
+
+def test_all_places_of_a_name(tmp_path: Path) -> None:
+    touch(tmp_path, "z/a.mp4", "c/a.webm", "a.avi", "b.mp4", "frames/b/1.jpg")
+    assert find_all(tmp_path, {"a", "b"}) == {
+        "a": [str(tmp_path / path) for path in ("a.avi", "c/a.webm", "z/a.mp4")],
+        "b": [str(tmp_path / path) for path in ("b.mp4", "frames/b")],
+    }
 
 
 def test_a_linked_folder_is_looked_into(tmp_path: Path) -> None:

@@ -108,10 +108,10 @@ def test_one_of_two_lists_is_never_taken_in_silence(tree: Path, tmp_path: Path) 
 def test_errors(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(rows("train", "ab"))
     (tmp_path / "validate.csv").write_text(rows("validate", "abc"))
-    with pytest.raises(ValueError, match=r"validate\.csv: class 'yoga' is not among the training videos"):
+    with pytest.raises(ValueError, match=r"validate\.csv, line 4: class 'yoga' is not among the training videos"):
         KineticsDataModule(tree, annotations=tmp_path).videos("test")
     (tmp_path / "validate.csv").write_text("label,youtube_id,time_start,time_end,split\n" + CLASSES[0] + ",x,,10,val\n")
-    with pytest.raises(ValueError, match=r"validate\.csv, video x: a time is no number"):
+    with pytest.raises(ValueError, match=r"validate\.csv, line 2: a time is no number"):
         KineticsDataModule(tree, annotations=tmp_path).videos("test")
     (tmp_path / "train.csv").write_text("youtube_id,time_start,time_end,split\na,0,10,test\n")
     with pytest.raises(ValueError, match=r"train\.csv, line 1: no column label"):

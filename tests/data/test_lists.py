@@ -65,6 +65,26 @@ def test_labels_out_of_range(tree: Path, tmp_path: Path, line: str) -> None:
         VideoListDataModule(tree, **arguments).videos("train")
 
 
+def test_counts_of_frames_are_compared(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("dynvid.data.datamodule.rank_zero_info", said.append)
+    VideoListDataModule(tree, **LISTS).videos("test")
+    assert said == []  # three frames each, as the list says; videos have no count
+    (tmp_path / "empty").mkdir()
+    lines = ["frames/100218 4 0", "frames/100219 3 1", f"{tmp_path}/empty 7 1", "air drumming/v_a_g00_c00.avi 99 0"]
+    (tmp_path / "test.txt").write_text("\n".join(lines))
+    data = VideoListDataModule(tree, **LISTS | {"test_list": str(tmp_path / "test.txt")}, max_missing=0.5)
+    assert len(data.videos("test")) == 3
+    assert said == [
+        f"test: 2 folders hold another number of frames than their list says: {tree}/frames/100218 holds 3, not 4"
+    ]
+
+
+def test_a_pattern_that_is_none(tree: Path) -> None:
+    with pytest.raises(ValueError, match=r"group='g\[': is no regular expression \(unterminated"):
+        VideoListDataModule(tree, **LISTS, group="g[")
+
+
 def test_missing_list(tree: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"gone\.txt does not exist: set `test_list`"):
         VideoListDataModule(tree, **LISTS | {"test_list": "gone.txt"}).videos("test")
@@ -77,3 +97,8 @@ paths = st.text(st.sampled_from("ab7 _-(!/"), min_size=1, max_size=12).map(lambd
 def test_lines(path: str, frames: int, label: int) -> None:
     assert split_line(f"{path}.mkv {label}") == (f"{path}.mkv", label)
     assert split_line(f"{path} {frames} {label}") == (path, label)
+
+
+def test_a_folder_whose_name_ends_in_a_word() -> None:
+    assert split_line("my frames 7") == ("my frames", 7)
+    assert split_line("my frames 30 7") == ("my frames", 7)

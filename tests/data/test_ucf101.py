@@ -58,6 +58,25 @@ def test_other_folder_and_suffix(tree: Path, tmp_path: Path) -> None:
     assert data.videos("test")[0].path == str(videos / "YoYo/v_YoYo_g01_c01.webm")
 
 
+def test_names_in_several_places_are_told(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("dynvid.data.datamodule.rank_zero_info", said.append)
+    (tmp_path / "a").symlink_to(tree)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/v_YoYo_g01_c01.avi").symlink_to(tree / "YoYo/v_YoYo_g01_c01.avi")  # the same file
+    data = UCF101DataModule(tmp_path, annotations=tree / "ucfTrainTestlist")
+    data.videos("test")
+    assert said == []
+    for name in ("v_YoYo_g01_c02.mp4", "v_HandStandPushups_g01_c01.avi"):
+        (tmp_path / f"b/{name}").touch()
+    for _ in range(2):
+        assert all("/b/v" in v.path for v in data.videos("test")[:3])
+    assert said == [
+        f"{tmp_path}: 2 names are found in several places, such as {tmp_path}/b/v_HandStandPushups_g01_c01.avi and "
+        f"{tmp_path}/a/HandstandPushups/v_HandStandPushups_g01_c01.avi; the first of each is taken"
+    ]
+
+
 def test_missing_videos(tree: Path, tmp_path: Path) -> None:
     lists = tree / "ucfTrainTestlist"
     with pytest.raises(FileNotFoundError, match=r"4 of 4 listed test videos .* are missing: v_YoYo_g01_c01, "):

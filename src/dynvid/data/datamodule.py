@@ -5,24 +5,24 @@ import random
 import warnings
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from dynvid.data.dataset import OnError, Video, VideoDataset, collate
-from dynvid.data.files import find_names, find_paths, read_excluded, read_rows, write_missing
+from dynvid.data.dataset import OnError, Split, Video, VideoDataset, collate
+from dynvid.data.files import find_all, find_paths, quoted, read_excluded, write_missing
+from dynvid.data.folders import Entry, read_csv, read_folders, told
 from dynvid.data.transforms import decode_size, eval_transform, mixup, three_crop_transform, train_transform
-from dynvid.data.video import is_video
-from dynvid.errors import InputError, MissingFileError
-
-Split = Literal["train", "val", "test"]
+from dynvid.errors import DynvidError, InputError, MissingFileError
+from dynvid.text import printable
 
 
 class VideoDataModule(pl.LightningDataModule, ABC):
@@ -30,7 +30,8 @@ class VideoDataModule(pl.LightningDataModule, ABC):
 
     A subclass says what the annotations list (`listed`) and what the classes are called (`class_names`);
     everything else is here. Where the data has no validation split, some of train is kept back for it (`carve`).
-    Batches are those of `dynvid.data.collate`, without "skipped". Prediction runs on the test videos.
+    Batches are those of `dynvid.data.collate`, without "skipped". Prediction runs on the test videos. The data sets
+    take the arguments below by keyword and describe their own only.
 
     What is listed but missing is left out, up to `max_missing`: said in one line, and listed by name in
     `missing_<split>.txt` beside the trainer's logs.
@@ -100,6 +101,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         self.missing: dict[Split, list[str]] = {}
         self.excluded: dict[Split, list[str]] = {}
         self.skipped: dict[str, str] = {}
+        self._said: set[str] = set()
 
     @property
     @abstractmethod
@@ -115,7 +117,20 @@ class VideoDataModule(pl.LightningDataModule, ABC):
 
     def find(self, paths: Collection[str]) -> dict[str, str]:
         """Where listed videos are: by default, files or folders of that name anywhere below `root`."""
-        return find_names(self.root, paths)
+        found = find_all(self.root, paths)
+        several = [places for places in found.values() if len(set(map(os.path.realpath, places))) > 1]
+        if several:
+            first, second, *_ = map(printable, several[0])
+            self._say(
+                f"{printable(self.root)}: {len(several)} names are found in several places, such as {first} and "
+                f"{second}; the first of each is taken"
+            )
+        return {name: places[0] for name, places in found.items()}
+
+    @property
+    def _to_correct(self) -> str:
+        """What to correct where videos are missing."""
+        return f"correct `root` ({printable(self.root)})"
 
     def videos(self, split: Split) -> list[Video]:
         """The videos of a split, in a fixed order, less the missing and the excluded.
@@ -124,7 +139,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             FileNotFoundError: More than `max_missing` of a list is missing; says how much and names the first.
         """
         if not self.root.exists():
-            raise MissingFileError(f"{self.root} does not exist: set `root` to where the videos are")
+            raise MissingFileError(f"{printable(self.root)} does not exist: set `root` to where the videos are")
         carved = split != "test" and not self.listed("val")
         source: Split = "train" if carved else split
         listed = self.listed(source)
@@ -134,7 +149,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             share = f"{len(missing) / len(listed):.1%}"
             raise MissingFileError(
                 f"{len(missing)} of {len(listed)} listed {source} videos ({share}) are missing: {_some(missing)}; "
-                f"correct `root` ({self.root}), or raise `max_missing` to do without them"
+                f"{self._to_correct}, or raise `max_missing` to do without them"
             )
         if carved:  # from the list, so that the split does not depend on what is missing
             listed = carve(listed, self.val_fraction, self.seed)[split == "val"]
@@ -149,6 +164,18 @@ class VideoDataModule(pl.LightningDataModule, ABC):
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    def setup(self, stage: str) -> None:
+        """Say before training how many videos are listed, split by split; those left out are told beside."""
+        if stage == "fit":
+            train, val = self.listed("train"), self.listed("val")
+            if not val:
+                train, val = carve(train, self.val_fraction, self.seed)
+            sizes = {"train": len(train), "val": len(val)}
+            with suppress(DynvidError):  # training needs no test list
+                sizes["test"] = len(self.listed("test"))
+            counted = ", ".join(f"{split} {size}" for split, size in sizes.items() if size)
+            rank_zero_info(f"{counted} videos of {self.num_classes} class{'es' if self.num_classes > 1 else ''}")
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled training videos; an incomplete last batch is left out unless it is the only one."""
@@ -210,6 +237,12 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             collate_fn=collate,
         )
 
+    def _say(self, line: str) -> None:
+        """Say a line in the first process, once however often the videos are listed."""
+        if line not in self._said:
+            self._said.add(line)
+            rank_zero_info(line)
+
     def _report(self, split: Split, kept: int) -> None:
         """Say in one line what is left out of a split, and list what is missing beside the logs."""
         log_dir = self.trainer.log_dir if self.trainer else None  # asks all processes: not below an if
@@ -226,19 +259,53 @@ class VideoDataModule(pl.LightningDataModule, ABC):
 class VideoFolderDataModule(VideoDataModule):
     """Your own videos: one folder per split and class, or one CSV file.
 
-    Folders are `root/train/<class>/*`, and the same for `val` and `test`; a sub-folder of JPEG or PNG frames
-    counts as a video. A CSV has a header with the columns `path,label,split` and optionally `group`; paths
-    count from the CSV's own folder, labels are class names and splits are train, val or test. Without val,
-    some of train is kept back for it (`carve`). Classes are those of the training videos, sorted by name.
+    Folders are `root/train/<class>/*`, and the same for `val` and `test`. Videos lie in a class at any depth, and a
+    folder of JPEG or PNG frames counts as one; sub-folders say nothing about recordings. A CSV has a header with the
+    columns `path,label,split` and optionally `group`, the recording; paths count from the CSV's own folder, labels are
+    class names. Splits may be spelled `training`, `valid`, `validation`, `Test` and so on; rows of others are left
+    out, as is what is no video, and counted in one line. Without val, some of train is kept back for it (`carve`).
+    Classes are those of the training videos, sorted by name.
 
     Args:
         root: Folder that holds the data.
         annotations: The CSV file, absolute or from `root`; None for folders.
-        **kwargs: Those of `VideoDataModule`.
     """
 
-    def __init__(self, root: str | Path, annotations: str | Path | None = None, **kwargs: Any) -> None:
-        super().__init__(root, **kwargs)
+    def __init__(
+        self,
+        root: str | Path,
+        annotations: str | Path | None = None,
+        *,
+        num_frames: int = 16,
+        size: int = 224,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        hflip: bool = True,
+        mixup: float = 0.0,
+        on_error: OnError = "raise",
+        max_missing: float = 0.0,
+        exclude: str | Path | None = None,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        test_clips: int = 1,
+        test_crops: Literal[1, 3] = 1,
+    ) -> None:
+        super().__init__(
+            root,
+            num_frames=num_frames,
+            size=size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            hflip=hflip,
+            mixup=mixup,
+            on_error=on_error,
+            max_missing=max_missing,
+            exclude=exclude,
+            val_fraction=val_fraction,
+            seed=seed,
+            test_clips=test_clips,
+            test_crops=test_crops,
+        )
         self.annotations = self.root / annotations if annotations is not None else None
 
     @cached_property
@@ -251,52 +318,40 @@ class VideoFolderDataModule(VideoDataModule):
         label_of = {name: label for label, name in enumerate(self.class_names)}
         for path, name, where, _ in self._entries:
             if name not in label_of:
-                raise InputError(f"{path}: class {name!r} is in {where} but not in train")
+                raise InputError(f"{printable(path)}: class {quoted(name)} is in {where} but not in train")
         return [Video(path, label_of[name], group) for path, name, where, group in self._entries if where == split]
 
     def find(self, paths: Collection[str]) -> dict[str, str]:
         """Where listed videos are: exactly there."""
         return find_paths(paths)
 
+    @property
+    def _to_correct(self) -> str:
+        """What to correct where videos are missing: the paths in the CSV, or the folder that they count from."""
+        if not self.annotations:
+            return super()._to_correct
+        folder = printable(self.annotations.parent)
+        return f"correct the paths in {printable(self.annotations)}, which count from its own folder ({folder})"
+
     @cached_property
-    def _entries(self) -> list["_Entry"]:
+    def _entries(self) -> list[Entry]:
         source = self.annotations or self.root
         if not source.exists():
-            raise MissingFileError(f"{source} does not exist: set `root` or `annotations` to your data")
-        entries = list(_read_csv(source) if self.annotations else _read_folders(source))
+            raise MissingFileError(f"{printable(source)} does not exist: set `root` or `annotations` to your data")
+        if self.annotations:
+            entries, left = read_csv(source)
+            line = f"{printable(source)}: left out {left.total()} rows of other splits: {told(left)}"
+        else:
+            entries, left = read_folders(source)
+            line = f"{printable(source)}: passed over {left.total()} files and folders: {told(left)}"
+        if left:
+            self._say(line)
         if not any(entry.split == "train" for entry in entries):
-            raise InputError(f"{source}: no training videos; expected train/<class>/<video>, or a CSV in `annotations`")
+            raise InputError(
+                f"{printable(source)}: no training videos; expected train/<class>/<video>, or a CSV in `annotations`"
+                + (f"; left out are {told(left)}" if left else "")
+            )
         return entries
-
-
-class _Entry(NamedTuple):
-    path: str
-    label: str
-    split: str
-    group: str
-
-
-def _read_folders(root: Path) -> Iterator[_Entry]:
-    for split in get_args(Split):
-        for path in sorted((root / split).glob("*/*")):
-            if not path.parent.name.startswith(".") and is_video(path):
-                yield _Entry(str(path), path.parent.name, split, "")
-
-
-def _read_csv(file: Path) -> Iterator[_Entry]:
-    rows = read_rows(file, "set `annotations` to your CSV")
-    columns = rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
-    if missing := {"path", "label", "split"} - set(columns):
-        raise InputError(f"{file}, line 1: no column {', '.join(sorted(missing))}; found {', '.join(columns)}")
-    for row in rows:
-        path, label, split = (row[name].strip() for name in ("path", "label", "split"))
-        if not (path or label or split):
-            continue
-        if not (path and label):
-            raise InputError(f"{file}, line {rows.line_num}: path or label is empty")
-        if split not in get_args(Split):
-            raise InputError(f"{file}, line {rows.line_num}: split {split!r} is not train, val or test")
-        yield _Entry(str(file.parent / path), label, split, row.get("group", "").strip())
 
 
 def carve(videos: Sequence[Video], fraction: float, seed: int) -> tuple[list[Video], list[Video]]:
@@ -346,4 +401,4 @@ def carve(videos: Sequence[Video], fraction: float, seed: int) -> tuple[list[Vid
 
 def _some(names: Sequence[str]) -> str:
     """The first names of a list that may be long."""
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")

@@ -13,6 +13,7 @@ from dynvid.data.video import open_video
 from dynvid.errors import VideoError
 
 OnError = Literal["raise", "skip"]
+Split = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)

@@ -4,29 +4,35 @@ import csv
 import io
 import json
 import os
+import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dynvid.data.video import VIDEO_SUFFIXES
 from dynvid.errors import InputError, MissingFileError
+from dynvid.text import printable
 
 
 def find_names(folder: Path, names: Collection[str]) -> dict[str, str]:
+    """Find videos by name: the first of the places that `find_all` gives."""
+    return {name: places[0] for name, places in find_all(folder, names).items()}
+
+
+def find_all(folder: Path, names: Collection[str]) -> dict[str, list[str]]:
     """Find videos by name, however they are sorted into folders and whatever they were encoded to.
 
-    Every folder is listed once, however many links lead to it; of files with one name, the least nested is taken, then
-    the first by path.
+    Every folder is listed once, however many links lead to it.
 
     Args:
         folder: Where to look, at any depth. Hidden folders and the frames of frame folders are passed over.
         names: Names of video files without their ending, or of frame folders; best a set.
 
     Returns:
-        `{name: path}` of those that are there.
+        `{name: paths}` of those that are there, the least nested first, then by path.
     """
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = defaultdict(list)
     folders, seen = [str(folder)], set()
     for current in folders:  # grows on the way: breadth first
         status = os.stat(current)
@@ -37,13 +43,13 @@ def find_names(folder: Path, names: Collection[str]) -> dict[str, str]:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 stem, suffix = os.path.splitext(entry.name)
                 if suffix.lower() in VIDEO_SUFFIXES and stem in names:
-                    found.setdefault(stem, entry.path)
+                    found[stem].append(entry.path)
                 elif entry.is_dir():
                     if entry.name in names:
-                        found.setdefault(entry.name, entry.path)
+                        found[entry.name].append(entry.path)
                     elif not entry.name.startswith("."):
                         folders.append(entry.path)
-    return found
+    return dict(found)
 
 
 def find_paths(paths: Collection[str]) -> dict[str, str]:
@@ -65,24 +71,36 @@ def find_paths(paths: Collection[str]) -> dict[str, str]:
     return found
 
 
-def read_text(file: Path, hint: str) -> str:
-    """The text of an annotation file.
+def read_text(file: Path, hint: str, errors: Literal["strict", "surrogateescape"] = "strict") -> str:
+    """The text of an annotation file, line ends as they are.
 
     Args:
         file: A file in UTF-8.
         hint: What to do where it is missing.
+        errors: What to do with bytes that are no UTF-8.
 
     Raises:
         FileNotFoundError: It is missing.
-        ValueError: It is in another encoding.
+        ValueError: It is no file that can be read, in another encoding, or no text.
     """
-    if not file.exists():
-        raise MissingFileError(f"{file} does not exist: {hint}")
     try:
-        return file.read_text(encoding="utf-8-sig")  # -sig: spreadsheets add a mark
+        there, regular = file.exists(), file.is_file()
+        content = file.read_bytes() if regular else b""  # a pipe would keep us waiting
+    except OSError as error:
+        raise InputError(f"{printable(file)}: cannot be read ({error.strerror})") from error
+    if not there:
+        raise MissingFileError(f"{printable(file)} does not exist: {hint}")
+    if not regular:
+        raise InputError(f"{printable(file)}: is no file; {hint}")
+    try:
+        text = content.decode("utf-8-sig", errors)  # -sig: spreadsheets add a mark
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{file}, line {line}: not UTF-8; save the file in that encoding") from error
+        raise InputError(f"{place(file, line)}: not UTF-8; save the file in that encoding") from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise InputError(f"{place(file, line)}: a NUL byte, so no text; the file is damaged, get it again")
+    return text
 
 
 def read_lines(file: Path, hint: str) -> list[tuple[int, str]]:
@@ -91,42 +109,148 @@ def read_lines(file: Path, hint: str) -> list[tuple[int, str]]:
     Arguments and errors are those of `read_text`.
     """
     # Not splitlines: it also breaks at characters that titles may hold.
-    lines = enumerate(read_text(file, hint).split("\n"), 1)
+    lines = enumerate(re.split("\r\n|\n|\r", read_text(file, hint)), 1)
     return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
-def read_rows(file: Path, hint: str) -> "csv.DictReader[str]":
-    """Rows of a CSV file with a header; a cell that a row lacks is empty.
+def read_rows(file: Path, columns: Collection[str], hint: str) -> list[tuple[int, dict[str, str]]]:
+    """Numbered rows of a CSV file with a header, less the blank ones; arguments and errors are those of `parse_rows`.
 
-    Arguments and errors are those of `read_text`.
+    Raises:
+        FileNotFoundError: It is missing.
     """
-    return csv.DictReader(io.StringIO(read_text(file, hint)), restval="", skipinitialspace=True)
+    return parse_rows(read_text(file, hint), file, columns, hint)
+
+
+def parse_rows(
+    text: str, file: Path, columns: Collection[str], hint: str, exact: bool = False
+) -> list[tuple[int, dict[str, str]]]:
+    """Rows of the text of a CSV file, by column and with the line that each ends in.
+
+    Names of columns count in any case and with blanks around them; a cell that a row lacks is empty.
+
+    Args:
+        text: What is in the file.
+        file: What errors call it.
+        columns: Those that it must have, in lower case.
+        hint: What to do where one is missing.
+        exact: Blanks in front of a cell belong to it, as in files that dynvid itself writes.
+
+    Raises:
+        ValueError: A column is missing or there twice, a row has more cells than the header, or it is no CSV.
+    """
+    # Strict, since an open quote would swallow the rows behind it.
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=not exact, strict=True)
+    rows = []
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                rows.append((reader.line_num, cells))
+    except csv.Error as error:
+        raise InputError(f"{place(file, reader.line_num)}: no CSV ({error})") from error
+    first, header = rows[0] if rows else (1, [])
+    header = [name.strip().lower() for name in header]
+    if missing := set(columns) - set(header):
+        found = f"found {printable(', '.join(map(short, header[:20])))}; " if header else ""
+        raise InputError(f"{place(file, first)}: no column {', '.join(sorted(missing))}; {found}{hint}")
+    if twice := [name for name in columns if header.count(name) > 1]:
+        raise InputError(f"{place(file, first)}: column {twice[0]} is there twice; leave one")
+    for number, cells in rows[1:]:
+        if any(cell.strip() for cell in cells[len(header) :]):
+            raise InputError(
+                f"{place(file, number)}: {len(cells)} cells under {len(header)} names of columns; "
+                "a cell with a comma goes in double quotes"
+            )
+    blank = [""] * len(header)
+    return [(number, dict(zip(header, cells + blank, strict=False))) for number, cells in rows[1:]]
 
 
 def read_json(file: Path, hint: str) -> Any:
-    """The content of a JSON file; arguments and errors are those of `read_text`, and ValueError for other content."""
+    """The content of a JSON file.
+
+    Args:
+        file: A file in UTF-8.
+        hint: What to do where it is missing or no JSON.
+
+    Raises:
+        FileNotFoundError: It is missing.
+        ValueError: It is no JSON.
+    """
+    text = read_text(file, hint)
     try:
-        return json.loads(read_text(file, hint))
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{file}, line {error.lineno}: not JSON ({error.msg}); download it again") from error
+        raise InputError(f"{place(file, error.lineno)}: not JSON ({error.msg}); {hint}") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets as deep
+        raise InputError(f"{printable(file)}: JSON that cannot be read ({error}); {hint}") from error
 
 
 def read_excluded(file: str | Path) -> set[str]:
     """Absolute paths in the `path` column of a CSV file.
 
     Raises:
+        FileNotFoundError: It is missing.
         ValueError: It has no such column.
     """
-    with Path(file).open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-        rows = csv.DictReader(lines)
-        if "path" not in (rows.fieldnames or []):
-            raise InputError(f"{file}, line 1: no column path; `exclude` takes a file with the columns path,reason")
-        return {os.path.abspath(row["path"]) for row in rows}
+    file, hint = Path(file), "`exclude` takes a file with the columns path,reason"
+    rows = parse_rows(read_text(file, hint, "surrogateescape"), file, ["path"], hint, exact=True)
+    return {os.path.abspath(row["path"]) for _, row in rows}
+
+
+def check_names(file: Path, numbered: Iterable[tuple[int, str]]) -> list[str]:
+    """The class names of a list, which must be there and differ.
+
+    Raises:
+        ValueError: There is none, or one is there twice.
+    """
+    names: dict[str, int] = {}
+    for number, name in numbered:
+        if name in names:
+            raise InputError(f"{place(file, number)}: class {quoted(name)} is in line {names[name]} already")
+        names[name] = number
+    if not names:
+        raise InputError(f"{printable(file)}: names no class")
+    return list(names)
 
 
 def write_missing(names: Sequence[str], folder: str | Path, split: str) -> Path:
     """Write names of missing videos to `folder/missing_<split>.txt`, one per line."""
     file = Path(folder) / f"missing_{split}.txt"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(f"{name}\n" for name in names), encoding="utf-8", errors="surrogateescape")
+    file.write_text("".join(f"{printable(name)}\n" for name in names), encoding="utf-8")
     return file
+
+
+def csv_line(cells: Iterable[object]) -> str:
+    """A row of a CSV file that `parse_rows` reads as it was, whatever the names in it hold.
+
+    >>> csv_line(["a, b.mp4", 3])
+    '"a, b.mp4",3\\n'
+    """
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(cells)  # quotes what holds either of the two
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def place(file: Path, line: int) -> str:
+    """How errors call a line of a file."""
+    return f"{printable(file)}, line {line}"
+
+
+def quoted(text: str) -> str:
+    """A piece of a list in quotes, for an error: no longer than a line."""
+    return repr(short(text))
+
+
+def whole_number(text: str) -> int | None:
+    """The number that a text says in digits alone; None for others, and for those that no list needs.
+
+    >>> whole_number("042"), whole_number("-1"), whole_number("9" * 5000)
+    (42, None, None)
+    """
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None
+
+
+def short(text: str) -> str:
+    """A piece of a list, no longer than a line."""
+    return text if len(text) <= 80 else f"{text[:80]}..."

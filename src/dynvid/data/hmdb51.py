@@ -2,12 +2,13 @@
 
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
-from dynvid.data.datamodule import Split, VideoDataModule
-from dynvid.data.dataset import Video
-from dynvid.data.files import read_lines
+from dynvid.data.datamodule import VideoDataModule
+from dynvid.data.dataset import OnError, Split, Video
+from dynvid.data.files import place, read_lines
 from dynvid.errors import InputError, MissingFileError
+from dynvid.text import printable
 
 
 class HMDB51DataModule(VideoDataModule):
@@ -20,7 +21,6 @@ class HMDB51DataModule(VideoDataModule):
         root: Folder of the videos, or one above it.
         annotations: Folder of `<class>_test_splitN.txt`; absolute or from `root`.
         split: Which of the three official splits.
-        **kwargs: Those of `VideoDataModule`.
     """
 
     def __init__(
@@ -28,9 +28,37 @@ class HMDB51DataModule(VideoDataModule):
         root: str | Path,
         annotations: str | Path = "testTrainMulti_7030_splits",
         split: Literal[1, 2, 3] = 1,
-        **kwargs: Any,
+        *,
+        num_frames: int = 16,
+        size: int = 224,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        hflip: bool = True,
+        mixup: float = 0.0,
+        on_error: OnError = "raise",
+        max_missing: float = 0.0,
+        exclude: str | Path | None = None,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        test_clips: int = 1,
+        test_crops: Literal[1, 3] = 1,
     ) -> None:
-        super().__init__(root, **kwargs)
+        super().__init__(
+            root,
+            num_frames=num_frames,
+            size=size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            hflip=hflip,
+            mixup=mixup,
+            on_error=on_error,
+            max_missing=max_missing,
+            exclude=exclude,
+            val_fraction=val_fraction,
+            seed=seed,
+            test_clips=test_clips,
+            test_crops=test_crops,
+        )
         self.annotations = self.root / annotations
         self.split = split
 
@@ -45,7 +73,7 @@ class HMDB51DataModule(VideoDataModule):
         names = sorted(file.name.removesuffix(ending) for file in self.annotations.glob(f"*{ending}"))
         if not names:
             raise MissingFileError(
-                f"{self.annotations}: no *{ending}; unpack test_train_splits.rar and set `annotations` to its folder"
+                f"{printable(self.annotations)}: no *{ending}; unpack test_train_splits.rar and set `annotations` to it"
             )
         return names
 
@@ -60,7 +88,7 @@ class HMDB51DataModule(VideoDataModule):
             for number, line in read_lines(file, "unpack it again"):
                 *video, part = line.rsplit(maxsplit=1)
                 if part not in ("0", "1", "2") or not video:
-                    raise InputError(f"{file}, line {number}: does not end in 0, 1 or 2")
+                    raise InputError(f"{place(file, number)}: does not end in 0, 1 or 2")
                 if part == mark:
                     stem = PurePosixPath(video[0]).stem
                     videos.append(Video(stem, label, source(stem, name)))

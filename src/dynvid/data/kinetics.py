@@ -1,17 +1,18 @@
 """Kinetics-400, -600 and -700 (Kay et al., 2017; Carreira et al., 2018 and 2019): ten seconds of YouTube videos."""
 
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from dynvid.data.datamodule import Split, VideoDataModule
-from dynvid.data.dataset import Video
-from dynvid.data.files import read_rows
+from dynvid.data.datamodule import VideoDataModule
+from dynvid.data.dataset import OnError, Split, Video
+from dynvid.data.files import place, quoted, read_rows, short
 from dynvid.errors import InputError, MissingFileError
+from dynvid.text import printable
 
 # As the authors, CVDF and mmaction2 call them. Results are reported on the validation list, so test means that.
 _FILES = {"train": ("train.csv", "*_train.csv"), "test": ("validate.csv", "val.csv", "*_val.csv")}
+_HINT = "set `annotations` to the official files' folder"
 
 
 class KineticsDataModule(VideoDataModule):
@@ -27,7 +28,6 @@ class KineticsDataModule(VideoDataModule):
         annotations: Folder of `train.csv` and `validate.csv`; absolute or from `root`.
         max_missing: Share of the listed videos that may be missing, in [0, 1].
         val_fraction: Share of the training videos to validate on.
-        **kwargs: Those of `VideoDataModule`.
     """
 
     def __init__(
@@ -36,15 +36,42 @@ class KineticsDataModule(VideoDataModule):
         annotations: str | Path = "annotations",
         max_missing: float = 0.2,
         val_fraction: float = 0.04,
-        **kwargs: Any,
+        *,
+        num_frames: int = 16,
+        size: int = 224,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        hflip: bool = True,
+        mixup: float = 0.0,
+        on_error: OnError = "raise",
+        exclude: str | Path | None = None,
+        seed: int = 0,
+        test_clips: int = 1,
+        test_crops: Literal[1, 3] = 1,
     ) -> None:
-        super().__init__(root, max_missing=max_missing, val_fraction=val_fraction, **kwargs)
+        super().__init__(
+            root,
+            num_frames=num_frames,
+            size=size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            hflip=hflip,
+            mixup=mixup,
+            on_error=on_error,
+            max_missing=max_missing,
+            exclude=exclude,
+            val_fraction=val_fraction,
+            seed=seed,
+            test_clips=test_clips,
+            test_crops=test_crops,
+        )
         self.annotations = self.root / annotations
 
     @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes, sorted: the official order."""
-        return sorted({row["label"] for row in _rows(self._file("train", "test"))})
+        names = {row["label"] for _, row in _rows(self._file("train", "test"))}
+        return sorted(names)
 
     def listed(self, split: Split) -> list[Video]:
         """The videos of an official file, in its order."""
@@ -53,13 +80,15 @@ class KineticsDataModule(VideoDataModule):
         file = self._file(split)
         label_of = {name: label for label, name in enumerate(self.class_names)}
         videos = []
-        for row in _rows(file):
+        for number, row in _rows(file):
             if row["label"] not in label_of:
-                raise InputError(f"{file}: class {row['label']!r} is not among the training videos")
+                raise InputError(
+                    f"{place(file, number)}: class {quoted(row['label'])} is not among the training videos"
+                )
             try:
                 start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
             except (ValueError, OverflowError) as error:
-                raise InputError(f"{file}, video {row['youtube_id']}: a time is no number ({error})") from error
+                raise InputError(f"{place(file, number)}: a time is no number ({short(str(error))})") from error
             name = f"{row['youtube_id']}_{start:06d}_{end:06d}"
             videos.append(Video(name, label_of[row["label"]], row["youtube_id"]))
         return videos
@@ -69,16 +98,18 @@ class KineticsDataModule(VideoDataModule):
         for split in splits:
             found = sorted({file for pattern in _FILES[split] for file in self.annotations.glob(pattern)})
             if len(found) > 1:
-                raise InputError(f"{self.annotations}: holds {' and '.join(file.name for file in found)}; leave one")
+                both = " and ".join(printable(file.name) for file in found)
+                raise InputError(f"{printable(self.annotations)}: holds {both}; leave one")
             if found:
                 return found[0]
         names = " or ".join(pattern for split in splits for pattern in _FILES[split])
-        raise MissingFileError(f"{self.annotations}: holds no {names}; set `annotations` to the official files' folder")
+        raise MissingFileError(f"{printable(self.annotations)}: holds no {names}; {_HINT}")
 
 
-def _rows(file: Path) -> Iterable[dict[str, str]]:
-    """Rows of an annotation file by column, with or without `is_cc`."""
-    rows = read_rows(file, "set `annotations` to the official files' folder")
-    if missing := {"label", "youtube_id", "time_start", "time_end"} - set(rows.fieldnames or []):
-        raise InputError(f"{file}, line 1: no column {', '.join(sorted(missing))}")
+def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
+    """Numbered rows of an annotation file by column, with or without `is_cc`."""
+    rows = read_rows(file, ("label", "youtube_id", "time_start", "time_end"), _HINT)
+    for number, row in rows:
+        if not (row["label"] and row["youtube_id"]):
+            raise InputError(f"{place(file, number)}: label or youtube_id is empty")
     return rows

@@ -2,13 +2,15 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from dynvid.data.datamodule import Split, VideoDataModule
-from dynvid.data.dataset import Video
-from dynvid.data.files import read_json, read_lines
+from dynvid.data.datamodule import VideoDataModule
+from dynvid.data.dataset import OnError, Split, Video
+from dynvid.data.files import check_names, place, quoted, read_json, read_lines, whole_number
 from dynvid.errors import InputError, MissingFileError
+from dynvid.text import printable
 
+_AGAIN = "download it again"
 _HINT = "unpack the labels of the download and set `annotations` to their folder"
 
 
@@ -23,19 +25,49 @@ class SomethingSomethingV1DataModule(VideoDataModule):
         root: Folder of the videos, or the one above `20bn-something-something-v1`.
         annotations: Folder of `something-something-v1-labels.csv` and its siblings; absolute or from `root`.
         val_fraction: Share of the training videos to validate on.
-        **kwargs: Those of `VideoDataModule`, less `hflip`.
     """
 
     def __init__(
-        self, root: str | Path, annotations: str | Path = "labels", val_fraction: float = 0.05, **kwargs: Any
+        self,
+        root: str | Path,
+        annotations: str | Path = "labels",
+        val_fraction: float = 0.05,
+        *,
+        num_frames: int = 16,
+        size: int = 224,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        mixup: float = 0.0,
+        on_error: OnError = "raise",
+        max_missing: float = 0.0,
+        exclude: str | Path | None = None,
+        seed: int = 0,
+        test_clips: int = 1,
+        test_crops: Literal[1, 3] = 1,
     ) -> None:
-        super().__init__(_inside(root, "v1"), hflip=False, val_fraction=val_fraction, **kwargs)
+        super().__init__(
+            _inside(root, "v1"),
+            num_frames=num_frames,
+            size=size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            hflip=False,
+            mixup=mixup,
+            on_error=on_error,
+            max_missing=max_missing,
+            exclude=exclude,
+            val_fraction=val_fraction,
+            seed=seed,
+            test_clips=test_clips,
+            test_crops=test_crops,
+        )
         self.annotations = Path(root) / annotations
 
     @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of the official file (mmaction2's too; TSM sorts them)."""
-        return [line for _, line in read_lines(self.annotations / "something-something-v1-labels.csv", _HINT)]
+        file = self.annotations / "something-something-v1-labels.csv"
+        return check_names(file, read_lines(file, _HINT))
 
     def listed(self, split: Split) -> list[Video]:
         """The videos of an official list, in its order."""
@@ -59,7 +91,6 @@ class SomethingSomethingV2DataModule(VideoDataModule):
             absolute or from `root`.
         test_list: The official list to test on: validation, or test by `test-answers.csv`.
         val_fraction: Share of the training videos to validate on.
-        **kwargs: Those of `VideoDataModule`, less `hflip`.
     """
 
     def __init__(
@@ -68,17 +99,54 @@ class SomethingSomethingV2DataModule(VideoDataModule):
         annotations: str | Path = "labels",
         test_list: Literal["validation", "test"] = "validation",
         val_fraction: float = 0.05,
-        **kwargs: Any,
+        *,
+        num_frames: int = 16,
+        size: int = 224,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        mixup: float = 0.0,
+        on_error: OnError = "raise",
+        max_missing: float = 0.0,
+        exclude: str | Path | None = None,
+        seed: int = 0,
+        test_clips: int = 1,
+        test_crops: Literal[1, 3] = 1,
     ) -> None:
-        super().__init__(_inside(root, "v2"), hflip=False, val_fraction=val_fraction, **kwargs)
+        super().__init__(
+            _inside(root, "v2"),
+            num_frames=num_frames,
+            size=size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            hflip=False,
+            mixup=mixup,
+            on_error=on_error,
+            max_missing=max_missing,
+            exclude=exclude,
+            val_fraction=val_fraction,
+            seed=seed,
+            test_clips=test_clips,
+            test_crops=test_crops,
+        )
         self.annotations = Path(root) / annotations
         self.test_list = test_list
 
     @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes, by the indices of labels.json."""
-        index_of: dict[str, str] = read_json(self._file("labels.json"), _HINT)
-        return sorted(index_of, key=lambda name: int(index_of[name]))
+        file = self._file("labels.json")
+        content = read_json(file, _AGAIN)
+        if not isinstance(content, dict):
+            raise InputError(f"{printable(file)}: not an object of names and numbers; {_AGAIN}")
+        name_of: dict[int, str] = {}
+        for name, index in content.items():
+            number = whole_number(str(index))
+            if number is None or number in name_of:
+                raise InputError(f"{printable(file)}: class {quoted(name)} has no number of its own; {_AGAIN}")
+            name_of[number] = name
+        if not name_of:
+            raise InputError(f"{printable(file)}: names no class; {_AGAIN}")
+        return [name for _, name in sorted(name_of.items())]
 
     def listed(self, split: Split) -> list[Video]:
         """The videos of an official list, in its order."""
@@ -88,19 +156,28 @@ class SomethingSomethingV2DataModule(VideoDataModule):
             return read_ids(self._file("test-answers.csv"), self.class_names)
         file = self._file("validation.json" if split == "test" else "train.json")
         label_of = {name: label for label, name in enumerate(self.class_names)}
-        videos = []
-        for row in read_json(file, _HINT):
-            name = row["template"].replace("[", "").replace("]", "")
+        rows, videos = read_json(file, _AGAIN), []
+        if not isinstance(rows, list):
+            raise InputError(f"{printable(file)}: not a list of videos; {_AGAIN}")
+        for number, row in enumerate(rows, 1):
+            video, template = (row.get("id"), row.get("template")) if isinstance(row, dict) else (None, None)
+            if not isinstance(video, str) or not isinstance(template, str):
+                raise InputError(
+                    f"{printable(file)}, video {number} of the list: no `id` and `template` in text; {_HINT}"
+                )
+            name = template.replace("[", "").replace("]", "")
             if name not in label_of:
-                raise InputError(f"{file}, video {row['id']}: class {name!r} is not in the labels")
-            videos.append(Video(row["id"], label_of[name]))
+                raise InputError(
+                    f"{printable(file)}, video {printable(video[:80])}: class {quoted(name)} is not in the labels"
+                )
+            videos.append(Video(video, label_of[name]))
         return videos
 
     def _file(self, name: str) -> Path:
         names = [self.annotations / f"something-something-v2-{name}", self.annotations / name]
         if file := next((file for file in names if file.exists()), None):
             return file
-        raise MissingFileError(f"{names[0]} does not exist: {_HINT}")
+        raise MissingFileError(f"{printable(names[0])} does not exist: {_HINT}")
 
 
 def read_ids(file: Path, class_names: list[str]) -> list[Video]:
@@ -115,7 +192,7 @@ def read_ids(file: Path, class_names: list[str]) -> list[Video]:
     for number, line in read_lines(file, _HINT):
         name, _, label = line.partition(";")
         if label not in label_of:
-            raise InputError(f"{file}, line {number}: class {label!r} is not in the labels")
+            raise InputError(f"{place(file, number)}: class {quoted(label)} is not in the labels")
         videos.append(Video(name, label_of[label]))
     return videos
 

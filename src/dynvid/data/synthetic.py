@@ -8,14 +8,17 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
 from dynvid.data.datamodule import VideoFolderDataModule
+from dynvid.data.dataset import OnError
+from dynvid.data.files import read_json
 from dynvid.errors import InputError
+from dynvid.text import printable
 
 SHAPES = ("square", "triangle", "cross", "ring")
 # Each motion is followed by its opposite: the same clip played backwards.
@@ -125,7 +128,6 @@ class SyntheticDataModule(VideoFolderDataModule):
         clips_per_class: Training clips of each class; validation and test have half as many each.
         clip_frames: Frames per file.
         seed: Of the clips.
-        **kwargs: Those of `VideoDataModule`, less `hflip`.
 
     Raises:
         ValueError: `root` holds clips made with other arguments, or something else; or the size is odd.
@@ -140,12 +142,33 @@ class SyntheticDataModule(VideoFolderDataModule):
         clips_per_class: int = 120,
         clip_frames: int = 24,
         seed: int = 0,
-        **kwargs: Any,
+        *,
+        num_workers: int | None = None,
+        mixup: float = 0.0,
+        on_error: OnError = "raise",
+        max_missing: float = 0.0,
+        exclude: str | Path | None = None,
+        val_fraction: float = 0.1,
+        test_clips: int = 1,
+        test_crops: Literal[1, 3] = 1,
     ) -> None:
         if size % 2:
             raise InputError(f"size={size}: H.264 needs an even number of pixels")
-        # A mirrored "left" is a "right".
-        super().__init__(root, None, num_frames=num_frames, size=size, batch_size=batch_size, hflip=False, **kwargs)
+        super().__init__(
+            root,
+            num_frames=num_frames,
+            size=size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            hflip=False,  # a mirrored "left" is a "right"
+            mixup=mixup,
+            on_error=on_error,
+            max_missing=max_missing,
+            exclude=exclude,
+            val_fraction=val_fraction,
+            test_clips=test_clips,
+            test_crops=test_crops,
+        )
         self.min_area = 0.7  # as the centre crop of the test: a smaller part would not show the whole motion
         self.clips_per_class, self.clip_frames, self.clip_seed = clips_per_class, clip_frames, seed
 
@@ -156,19 +179,17 @@ class SyntheticDataModule(VideoFolderDataModule):
 
     def prepare_data(self) -> None:
         """Write the clips, all or nothing: they appear under `root` when the last one is there."""
-        root = Path(self.root)
+        root, hint = self.root, "remove it or choose another root"
         recipe = {
             "clips_per_class": self.clips_per_class,
             "clip_frames": self.clip_frames,
             "seed": self.clip_seed,
         }
         recipe |= {"size": self.size, "version": 1}
+        marker = root / "recipe.json"
         if root.exists():
-            marker = root / "recipe.json"
-            if not marker.is_file() or json.loads(marker.read_text()) != recipe:
-                raise InputError(
-                    f"{root}: holds other files than clips made with {recipe}; remove it or choose another root"
-                )
+            if not marker.is_file() or read_json(marker, hint) != recipe:
+                raise InputError(f"{printable(root)}: holds other files than clips made with {recipe}; {hint}")
             return
         root.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
@@ -181,7 +202,7 @@ class SyntheticDataModule(VideoFolderDataModule):
             try:
                 os.replace(unfinished, root)
             except OSError:  # another process was faster
-                if not (root / "recipe.json").is_file() or json.loads((root / "recipe.json").read_text()) != recipe:
+                if not marker.is_file() or read_json(marker, hint) != recipe:
                     raise
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -2,11 +2,11 @@
 
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
-from dynvid.data.datamodule import Split, VideoDataModule
-from dynvid.data.dataset import Video
-from dynvid.data.files import read_lines
+from dynvid.data.datamodule import VideoDataModule
+from dynvid.data.dataset import OnError, Split, Video
+from dynvid.data.files import check_names, place, quoted, read_lines, whole_number
 from dynvid.errors import InputError
 
 
@@ -20,7 +20,6 @@ class UCF101DataModule(VideoDataModule):
         root: Folder of the videos, or one above it.
         annotations: Folder of `classInd.txt`, `trainlistNN.txt`, `testlistNN.txt`; absolute or from `root`.
         split: Which of the three official splits.
-        **kwargs: Those of `VideoDataModule`.
     """
 
     def __init__(
@@ -28,9 +27,37 @@ class UCF101DataModule(VideoDataModule):
         root: str | Path,
         annotations: str | Path = "ucfTrainTestlist",
         split: Literal[1, 2, 3] = 1,
-        **kwargs: Any,
+        *,
+        num_frames: int = 16,
+        size: int = 224,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        hflip: bool = True,
+        mixup: float = 0.0,
+        on_error: OnError = "raise",
+        max_missing: float = 0.0,
+        exclude: str | Path | None = None,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        test_clips: int = 1,
+        test_crops: Literal[1, 3] = 1,
     ) -> None:
-        super().__init__(root, **kwargs)
+        super().__init__(
+            root,
+            num_frames=num_frames,
+            size=size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            hflip=hflip,
+            mixup=mixup,
+            on_error=on_error,
+            max_missing=max_missing,
+            exclude=exclude,
+            val_fraction=val_fraction,
+            seed=seed,
+            test_clips=test_clips,
+            test_crops=test_crops,
+        )
         self.annotations = self.root / annotations
         self.split = split
 
@@ -52,15 +79,15 @@ def read_classes(annotations: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: It is not there.
-        ValueError: A line is of another form.
+        ValueError: A line is of another form, or a class there twice.
     """
     file, names = annotations / "classInd.txt", []
     for number, line in read_lines(file, _HINT):
         words = line.split()
-        if len(words) != 2:
-            raise InputError(f"{file}, line {number}: not a number and a name, such as '1 ApplyEyeMakeup'")
-        names.append(words[1])
-    return names
+        if len(words) != 2 or whole_number(words[0]) is None:
+            raise InputError(f"{place(file, number)}: not a number and a name, such as '1 ApplyEyeMakeup'")
+        names.append((number, words[1]))
+    return check_names(file, names)
 
 
 def read_list(annotations: Path, part: Literal["train", "test"], split: int) -> list[Video]:
@@ -82,7 +109,7 @@ def read_list(annotations: Path, part: Literal["train", "test"], split: int) -> 
     for number, line in read_lines(file, _HINT):
         path = PurePosixPath(line.split()[0])
         if path.parent.name not in label_of:
-            raise InputError(f"{file}, line {number}: class {path.parent.name!r} is not in classInd.txt")
+            raise InputError(f"{place(file, number)}: class {quoted(path.parent.name)} is not in classInd.txt")
         # v_Lunges_g08_c01 is a clip of the recording Lunges_g08.
         group = path.stem.removeprefix("v_").rsplit("_c", 1)[0]
         videos.append(Video(path.stem, label_of[path.parent.name], group))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dynvid.data.reading.container import check_regular, check_size
 from dynvid.data.reading.converter import Image, shrunk
-from dynvid.errors import FrameIndexError, VideoError
+from dynvid.errors import DamagedVideoError, FrameIndexError, VideoError
 
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
 """Lower-case file endings that count as a frame of a frame folder."""
@@ -110,7 +110,7 @@ class FrameFolder:
         except VideoError:
             raise
         except Exception as error:  # Pillow's decoders raise whatever they please on bad files
-            raise VideoError(f"{path}: frame {index} could not be decoded ({error})") from error
+            raise DamagedVideoError(f"{path}: frame {index} could not be decoded ({error})") from error
         height, width = shrunk((image.height, image.width), short_side)
         return np.array(image.resize((width, height), Resampling.BILINEAR))
 
