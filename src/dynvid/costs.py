@@ -2,16 +2,42 @@
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol, Self
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-if TYPE_CHECKING:
-    from dynvid.nets.exit_net import ExitNet
+
+class Walk(Protocol):
+    """What counting asks of a walk along a route; `Stream` is one."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last exit was taken."""
+
+    def advance(self) -> Tensor:
+        """Compute what the next exit needs."""
 
 
-def count_gmacs(net: "ExitNet", size: int | None = None, exits: Sequence[int] | None = None) -> tuple[float, ...]:
+class Walkable(Protocol):
+    """What counting asks of a net; `ExitNet` is one."""
+
+    input_size: int
+    num_frames: int
+    mean: Tensor
+
+    def stream(self, video: Tensor, *, exits: Sequence[int] | None = None) -> Walk:
+        """A walk over the exits at these positions."""
+
+    def to(self, device: str) -> Self:
+        """See `torch.nn.Module`, as for the next."""
+
+    def eval(self) -> Self:
+        """See `to`."""
+
+
+def count_gmacs(net: Walkable, size: int | None = None, exits: Sequence[int] | None = None) -> tuple[float, ...]:
     """GMACs per video up to each exit, with every head evaluated on the way.
 
     One MAC is one multiply-add of a convolution, matrix product or attention; the papers' "FLOPs". The streaming

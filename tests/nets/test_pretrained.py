@@ -1,13 +1,13 @@
 """Weights from a file, whoever wrote it; a file that does not fit is named and nothing is left half loaded."""
 
 import argparse
+import re
 
 import pytest
 import timm
 import torch
 
 from dynvid import DepthExitNet, ExitNet, UnifiedExitNet
-from dynvid.nets import MSDNet
 
 ARGUMENTS = {"num_classes": 5, "num_frames": 4, "input_size": 32}
 
@@ -49,17 +49,27 @@ def test_a_public_tsm_checkpoint(tmp_path):
     assert torch.equal(net.heads["4"][1].weight, whole.fc.weight)
 
 
-def test_the_authors_msdnet(tmp_path, monkeypatch):
-    from dynvid.nets import pretrained
+def authors_name(key):
+    """Of one of our weights of an MSDNet, in the authors' code."""
+    key = re.sub(r"^segments\.0\.0\.scales\.0\.", "blocks.0.0.layers.0.", key)
+    key = re.sub(r"^segments\.0\.0\.scales\.(\d)\.", r"blocks.0.0.layers.\1.net.", key)
+    key = re.sub(r"^segments\.(\d\.\d)\.scales\.(\d)\.(down|normal)\.", r"blocks.\1.layers.\2.conv_\3.net.", key)
+    key = re.sub(r"^segments\.(\d\.\d)\.scales\.(\d)\.", r"blocks.\1.m.\2.net.", key)
+    key = re.sub(r"^embeddings\.(\d)\.", lambda found: f"classifier.{int(found[1]) - 1}.m.", key)
+    key = re.sub(r"(\.m\.\d)\.(\d\.\w+)$", r"\1.net.\2", key) if "classifier" in key else key
+    return "module." + re.sub(r"^heads\.(\d)\.1\.", lambda found: f"classifier.{int(found[1]) - 1}.linear.", key)
 
-    asked = []
-    monkeypatch.setattr(pretrained, "load_msdnet_checkpoint", lambda net, content: asked.append((net, content)))
-    torch.save({"state_dict": {"module.blocks.0": torch.zeros(1)}}, tmp_path / "msdnet.pth")
+
+def test_the_authors_msdnet(tmp_path):
     small = {"num_blocks": 2, "base": 2, "step": 1, "channels": 8, "growth_rate": 4}
-    net = ExitNet("msdnet38", backbone_args=small, shift="none", pretrained=str(tmp_path / "msdnet.pth"), **ARGUMENTS)
-    assert asked[0][0] is net
-    assert list(asked[0][1]["state_dict"]) == ["module.blocks.0"]
-    assert MSDNet(**small).exit_depths == (1, 2)
+    arguments = {"backbone_args": small, "shift": "none", **ARGUMENTS}
+    trained = DepthExitNet("msdnet38", **arguments).state_dict()
+    state = {authors_name(key): value for key, value in trained.items() if key not in ("mean", "std")}
+    assert "module.blocks.0.1.layers.1.conv_down.net.0.weight" in state
+    torch.save({"epoch": 89, "state_dict": state}, tmp_path / "msdnet.pth")
+    net = DepthExitNet("msdnet38", pretrained=str(tmp_path / "msdnet.pth"), **arguments)
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, trained[key]), key
 
 
 @pytest.mark.parametrize(

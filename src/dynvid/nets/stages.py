@@ -2,10 +2,9 @@
 
 import itertools
 import operator
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import timm
 import torch
@@ -13,10 +12,8 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from dynvid.errors import InputError
+from dynvid.nets.activations import Activations
 from dynvid.nets.head import GlobalPool, exit_head
-
-if TYPE_CHECKING:
-    from dynvid.nets.exit_net import ExitNet
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -114,60 +111,11 @@ class StagePool(nn.Module):
         self.index, self.tokens, self.prefix = index, tokens, prefix
         self.pool = GlobalPool()
 
-    def forward(self, x: Any) -> Tensor:
+    def forward(self, x: Activations) -> Tensor:
         """Activations -> (n, C)."""
         y: Tensor = tree_leaves(x)[self.index]
         pooled: Tensor = y.flatten(1, -2)[:, self.prefix :].mean(1) if self.tokens else self.pool(y)
         return pooled
-
-
-def load_renamed(
-    net: "ExitNet",
-    checkpoint: str | os.PathLike[str] | Mapping[str, Any],
-    renamed: Callable[[str], str],
-    source: Mapping[str, str],
-    what: str,
-    unneeded: tuple[str, ...] = (),
-) -> tuple[str, ...]:
-    """Load weights that others trained under other names.
-
-    Args:
-        net: The net; it stays as it was if anything is wrong.
-        checkpoint: A file, or what is in it: the state dict, or a dictionary with it under `state_dict`.
-        renamed: From a name in the checkpoint to one of ours.
-        source: The new name of the weights that each of the net's own is to get.
-        what: What the checkpoint has to be of, for the error.
-        unneeded: How new names begin that the net has no use for.
-
-    Returns:
-        Names of the classifiers' weights that were left out because they are for another number of classes.
-
-    Raises:
-        ValueError: Weights are missing, unknown or of another shape.
-    """
-    content: Any = checkpoint
-    if isinstance(checkpoint, str | os.PathLike):
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    original: Mapping[str, Tensor] = content.get("state_dict", content)
-    given, own = {renamed(key): value for key, value in original.items()}, net.state_dict()
-    weights = {key: given[name] for key, name in source.items() if name in given}
-    other_shape = [key for key, weight in weights.items() if weight.shape != own[key].shape]
-    left_out = [key for key in other_shape if key.startswith("heads.") and len(weights[key]) != net.num_classes]
-    wanted = set(source.values())
-    problems = {
-        "missing": sorted(name for name in wanted - given.keys() if not name.endswith("num_batches_tracked")),
-        "unknown": [old for old in original if not (renamed(old) in wanted or renamed(old).startswith(unneeded))],
-        "of another shape": [key for key in other_shape if key not in left_out],
-    }
-    if any(problems.values()):
-        found = "; ".join(f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in problems.items() if keys)
-        raise InputError(f"the checkpoint is not of {what}: {found}")
-    net.load_state_dict({key: weights[key] for key in weights.keys() - set(left_out)}, strict=False)
-    return tuple(left_out)
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _create(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> Any:
@@ -201,7 +149,7 @@ class _Whole(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor) -> tuple[Any, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Activations, Tensor]:
         features = self.model.forward_features(x)
         return features, self.model.forward_head(features, pre_logits=True)
 
@@ -282,7 +230,7 @@ def _run(model: Any, pieces: Sequence[nn.Module], size: Any) -> list[Any]:
     return found
 
 
-def _features(model: Any, size: Any) -> tuple[Tensor, Any]:
+def _features(model: Any, size: Any) -> tuple[Tensor, Activations]:
     """Two images, 64 pixels wide unless the model's size is fixed, and their features."""
     like = next(model.parameters())
     sizes = [size] if size else [64, model.pretrained_cfg["input_size"][1:]]
@@ -294,7 +242,7 @@ def _features(model: Any, size: Any) -> tuple[Tensor, Any]:
     raise InputError(f"it takes no images of {' or '.join(map(str, sizes))} pixels")
 
 
-def _pools(activations: list[Any], stages: list[dict[str, Any]], prefix: int) -> list[StagePool]:
+def _pools(activations: list[Activations], stages: list[dict[str, Any]], prefix: int) -> list[StagePool]:
     """The mean over the image of the first activation of each stage but the last that has the stage's channels."""
     *shallow, features = [tree_leaves(x) for x in activations]
     channels = [info["num_chs"] for info in stages]
