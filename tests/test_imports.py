@@ -17,7 +17,7 @@ ALLOWED = {
     "packaged": set(),
     "routes": {"errors"},
     "policy": {"errors"},
-    "costs": set(),
+    "costs": {"errors"},
     "published": {"errors"},
     "losses": {"errors"},
     "calibration": {"errors", "policy"},
