@@ -78,6 +78,11 @@ def test_the_authors_msdnet(tmp_path):
         ({"something.else": torch.zeros(3, 3)}, "holds no weights of test_resnet"),
         ({"state_dict": {}, "args": argparse.Namespace(lr=1)}, "holds more than plain data"),
         ([1, 2], "holds no weights by name"),
+        ({"state_dict": 3}, "holds no weights by name"),
+        ({5: torch.zeros(3)}, "holds no weights by name"),
+        ({"dynvid": {}, "state_dict": [1]}, "holds no weights by name"),
+        ({"conv1.0.weight": torch.zeros(3, 3)}, r"no weights of test_resnet \(RuntimeError: .*size mismatch"),
+        ({"base_model.conv1.weight": "text"}, r"1 unknown: base_model\.conv1\.weight"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, content, message):
@@ -95,3 +100,42 @@ def test_truncated_and_missing_files(tmp_path):
         ExitNet("test_resnet", pretrained=str(path), **ARGUMENTS)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth: no such file"):
         ExitNet("test_resnet", pretrained="nowhere.pth", **ARGUMENTS)
+
+
+def broken(value):
+    """A checkpoint of dynvid with one weight replaced, and the names of a public backbone likewise."""
+    state = lightning(UnifiedExitNet("test_resnet", **ARGUMENTS))
+    weight = state["state_dict"]["net.segments.0.conv1.0.weight"]
+    state["state_dict"]["net.segments.0.conv1.0.weight"] = value(weight)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda w: w / 0, "holds values that are not finite"),
+        (lambda w: w.int(), "1 of another type"),
+        (lambda w: w[:1, :1, :1, :1].clone().expand(w.shape), "repeats fewer values"),
+        (lambda w: "text", "is of type str, not a tensor"),
+    ],
+)
+def test_weights_of_another_kind_are_named(tmp_path, value, message):
+    path = tmp_path / "weights.ckpt"
+    torch.save(broken(value), path)
+    with pytest.raises(ValueError, match=rf"weights\.ckpt: .*{message}") as caught:
+        UnifiedExitNet("test_resnet", pretrained=str(path), **ARGUMENTS)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_backbone_weights_that_are_not_finite(tmp_path):
+    state = timm.create_model("test_resnet").state_dict()
+    state["layer1.0.conv1.weight"][0] = torch.nan
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"weights\.pth: holds weights that are not finite"):
+        ExitNet("test_resnet", pretrained=str(tmp_path / "weights.pth"), **ARGUMENTS)
+
+
+def test_what_is_no_safetensors_file_is_named(tmp_path):
+    (tmp_path / "weights.safetensors").write_bytes(b"not one")
+    with pytest.raises(ValueError, match=r"weights\.safetensors: no weights of test_resnet"):
+        ExitNet("test_resnet", pretrained=str(tmp_path / "weights.safetensors"), **ARGUMENTS)

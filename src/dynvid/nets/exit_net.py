@@ -4,7 +4,6 @@ Shapes: B videos, T frames of a clip, n of them seen by an exit, K exits, C chan
 (n * B, ...); see `activations`.
 """
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from dynvid.costs import count_gmacs
-from dynvid.errors import InputError, ModeError
+from dynvid.errors import DynvidError, InputError, ModeError
 from dynvid.nets.activations import Activations, by_frame, first_rows
+from dynvid.nets.description import check_arguments, said, shown
 from dynvid.nets.gradients import balance_exits, computed_again
 from dynvid.nets.grid import Grid
 from dynvid.nets.msdnet import MSDNet
@@ -113,6 +113,7 @@ class ExitNet(Grid):
         backbone_args: dict[str, Any] | None = None,
     ) -> None:
         given = dict(locals())
+        check_arguments(given)
         super().__init__()
         self.gradient_equilibrium = self.gradient_checkpointing = False
         self.num_classes, self.num_frames, self.input_size = num_classes, num_frames, input_size
@@ -320,16 +321,24 @@ def _backbone(name: str | Backbone, pretrained: bool | str, kwargs: dict[str, An
         if pretrained:
             raise InputError("pretrained is for backbones by name: load the weights of your own Backbone yourself")
         return name
-    if name != "msdnet38":
-        return TimmBackbone(name, pretrained, **kwargs)
-    if pretrained:
+    if not isinstance(name, str):
+        raise InputError(f"backbone is {shown(name)}: give the name of a timm model, msdnet38, or a Backbone")
+    if name == "msdnet38" and pretrained:
         raise InputError("msdnet38 has no weights to download: give the path of the authors' checkpoint")
-    return MSDNet(**kwargs)
+    try:
+        return MSDNet(**kwargs) if name == "msdnet38" else TimmBackbone(name, pretrained, **kwargs)
+    except DynvidError:
+        raise
+    except Exception as error:  # whatever timm's own code raises, what the user can do is the same
+        if pretrained is True:
+            raise  # the network's
+        at_fault = f"{pretrained}: no weights of {name}" if pretrained else f"{name} takes no such backbone_args"
+        raise InputError(f"{at_fault} ({said(error)})") from error
 
 
 def _check_shift(shift: Shift, route: Route, frame_order: FrameOrder) -> None:
     if shift not in ("online", "bidirectional", "none"):
-        raise InputError(f"unknown shift {shift!r}: use online, bidirectional or none")
+        raise InputError(f"unknown shift {shown(shift)}: use online, bidirectional or none")
     if shift == "bidirectional" and (route[0].frames != route[-1].frames or frame_order != "chronological"):
         raise InputError(
             "the bidirectional shift looks at later frames: it needs all frames at every exit and "
@@ -343,8 +352,4 @@ def _described(arguments: dict[str, Any]) -> dict[str, Any]:
     plain = {name: value for name, value in arguments.items() if name not in left_out}
     if isinstance(plain["backbone"], Backbone):
         plain["backbone"] = None
-    try:
-        json.dumps(plain)
-    except TypeError as error:
-        raise InputError(f"backbone_args must be plain data, so that checkpoints can hold them ({error})") from error
     return plain

@@ -77,6 +77,15 @@ class MSDNet(Backbone):
         _check("step_mode", step_mode, "even", "lin_grow")
         _check("prune", prune, "max", "min")
         _check("stem", stem, "imagenet", "cifar")
+        for name, value in (
+            ("num_blocks", num_blocks),
+            ("base", base),
+            ("step", step),
+            ("channels", channels),
+            ("growth_rate", growth_rate),
+        ):
+            if value < 1:
+                raise InputError(f"{name}={value}: give a positive number")
         if len(growth_factors) != len(bottleneck_factors):
             raise InputError(f"give as many bottleneck_factors as growth_factors, {len(growth_factors)}")
         factors = tuple(growth_factors)

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from dynvid.errors import InputError
 from dynvid.nets.activations import Activations
+from dynvid.nets.description import said, shown
 from dynvid.nets.head import GlobalPool, exit_head
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -75,7 +76,7 @@ class TimmBackbone(Backbone):
         except Exception as error:  # whatever the model's own code raises, what the user can do is the same
             raise InputError(
                 f"{name} cannot be cut exactly into stages: use a model of another timm family, or bring your own "
-                f"stages, as examples/04_custom_backbone.py does ({type(error).__name__}: {error})"
+                f"stages, as examples/04_custom_backbone.py does ({said(error)})"
             ) from error
         self.segments = nn.ModuleList(segments).train()
         # A plain list: a pool with parameters belongs to the net that embeds with it.
@@ -121,7 +122,7 @@ class StagePool(nn.Module):
 def _create(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> Any:
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:5])
-        raise InputError(f"timm has no model {name!r}" + (f": near it are {near}" if near else ""))
+        raise InputError(f"timm has no model {shown(name)}" + (f": near it are {near}" if near else ""))
     if isinstance(pretrained, str):
         kwargs = kwargs | {"pretrained_cfg_overlay": {"file": pretrained}}
     model = timm.create_model(name, pretrained=bool(pretrained), num_classes=0, **kwargs)
@@ -131,6 +132,8 @@ def _create(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> Any:
         matrices = [p for p in model.parameters() if p.dim() > 1]
         if not any(p.shape == value.shape and torch.equal(p, value.to(p)) for p in matrices for value in given):
             raise InputError(f"{pretrained}: holds no weights of {name}")
+        if not all(p.isfinite().all() for p in model.parameters()):
+            raise InputError(f"{pretrained}: holds weights that are not finite")
     return model
 
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
-from dynvid.errors import InputError, MissingFileError
+from dynvid.errors import InputError
 from dynvid.nets.grid import Grid
+from dynvid.nets.weights.file import read_file
 from dynvid.nets.weights.msdnet import load_msdnet_checkpoint
-from dynvid.nets.weights.renamed import load_renamed
+from dynvid.nets.weights.renamed import load_renamed, weights_by_name
 from dynvid.nets.weights.tsm import load_tsm_checkpoint
 
 
@@ -42,20 +42,16 @@ def read_weights(path: bool | str, backbone: object) -> Weights:
     """
     if isinstance(path, bool):
         return Weights("timm", path)
-    if not Path(path).is_file():
-        raise MissingFileError(f"{path}: no such file of pretrained weights")
-    if path.endswith(".safetensors"):
+    if path.endswith(".safetensors") and Path(path).is_file():
         return Weights("timm", path)
+    content = read_file(path, "file of weights")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises EOFError, OSError, RuntimeError, UnpicklingError on damaged files
-        raise InputError(f"{path}: is no file of weights, is truncated, or holds more than plain data") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no weights by name")
+        names = weights_by_name(content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if "dynvid" in content:
         return Weights("dynvid", path, content)
-    names = content.get("state_dict", content)
-    if any(str(name).removeprefix("module.").startswith("base_model.") for name in names):
+    if any(name.removeprefix("module.").startswith("base_model.") for name in names):
         return Weights("tsm", path, content)
     return Weights("msdnet" if backbone == "msdnet38" else "timm", path, content)
 
@@ -78,7 +74,7 @@ def load_weights(net: Grid, weights: Weights) -> None:
 def _load_dynvid(net: Grid, content: Mapping[str, Any]) -> None:
     """Everything but classifiers for another number of classes, and heads that the checkpoint does not have."""
     given: dict[str, Tensor] = {
-        key.removeprefix("net."): value for key, value in content["state_dict"].items() if key.startswith("net.")
+        key.removeprefix("net."): value for key, value in weights_by_name(content).items() if key.startswith("net.")
     }
     heads = ("embeddings.", "heads.")
     own = net.state_dict()

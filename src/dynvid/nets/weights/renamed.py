@@ -1,14 +1,12 @@
 """Weights under other names: every one that the net has finds its place, or nothing is loaded."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from dynvid.errors import InputError
 from dynvid.nets.grid import Grid
+from dynvid.nets.weights.file import check_tensors, read_file, refuse, same_type
 
 
 def load_renamed(
@@ -37,24 +35,34 @@ def load_renamed(
     """
     content: Any = checkpoint
     if isinstance(checkpoint, str | os.PathLike):
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    original: Mapping[str, Tensor] = content.get("state_dict", content)
+        content = read_file(checkpoint, "file of weights")
+    original = weights_by_name(content)
     given, own = {renamed(key): value for key, value in original.items()}, net.state_dict()
     weights = {key: given[name] for key, name in source.items() if name in given}
+    check_tensors(weights)
     other_shape = [key for key, weight in weights.items() if weight.shape != own[key].shape]
     left_out = [key for key in other_shape if key.startswith("heads.") and len(weights[key]) != net.num_classes]
     wanted = set(source.values())
-    problems = {
-        "missing": sorted(name for name in wanted - given.keys() if not name.endswith("num_batches_tracked")),
-        "unknown": [old for old in original if not (renamed(old) in wanted or renamed(old).startswith(unneeded))],
-        "of another shape": [key for key in other_shape if key not in left_out],
-    }
-    if any(problems.values()):
-        found = "; ".join(f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in problems.items() if keys)
-        raise InputError(f"the checkpoint is not of {what}: {found}")
+    refuse(
+        what,
+        {
+            "missing": sorted(name for name in wanted - given.keys() if not name.endswith("num_batches_tracked")),
+            "unknown": [old for old in original if not (renamed(old) in wanted or renamed(old).startswith(unneeded))],
+            "of another shape": [key for key in other_shape if key not in left_out],
+            "of another type": [key for key, weight in weights.items() if not same_type(weight, own[key])],
+        },
+    )
     net.load_state_dict({key: weights[key] for key in weights.keys() - set(left_out)}, strict=False)
     return tuple(left_out)
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def weights_by_name(content: object) -> Mapping[str, Any]:
+    """The state dict in what a file held: all of it, or what it has under `state_dict`.
+
+    Raises:
+        ValueError: There is none.
+    """
+    found = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        raise InputError("holds no weights by name")
+    return found
