@@ -13,11 +13,15 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from dynvid.calibration import num_candidates
-from dynvid.errors import InputError, MissingFileError
+from dynvid.checkpoint import described, net_from_checkpoint, read_checkpoint
+from dynvid.errors import InputError
 from dynvid.losses import ExitLoss
 from dynvid.metrics import FlopsAccuracy, FlopsAccuracyCurve
-from dynvid.nets import ExitNet, net_from_spec
+from dynvid.nets import ExitNet
+from dynvid.nets.weights.file import check_fit
 from dynvid.policy import Score, ThresholdPolicy
+
+__all__ = ["DynamicInferenceModule", "read_checkpoint"]
 
 Batch = dict[str, Any]
 
@@ -259,7 +263,7 @@ class DynamicInferenceModule(pl.LightningModule):
         Raises:
             ValueError: It holds another net or other classes.
         """
-        saved = _saved(checkpoint)
+        saved = described(checkpoint)
         mine, theirs = self.net.spec()["init_args"], saved["net"]["init_args"]
         other = [f"{key}={theirs.get(key)!r} (here {mine[key]!r})" for key in mine if theirs.get(key) != mine[key]]
         if other:
@@ -292,39 +296,15 @@ class DynamicInferenceModule(pl.LightningModule):
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file is truncated, or no dynvid checkpoint.
+            ValueError: The file is damaged, or no dynvid checkpoint, or its parts do not fit together.
         """
         checkpoint = read_checkpoint(checkpoint_path, map_location)
-        saved = _saved(checkpoint, checkpoint_path)
-        module = cls(net_from_spec(saved["net"]), score=saved["score"])
-        module.class_names = saved["class_names"]
+        net, saved = net_from_checkpoint(checkpoint, checkpoint_path), described(checkpoint, checkpoint_path)
         try:
-            module.load_state_dict(checkpoint["state_dict"])
-        except RuntimeError as error:
-            raise InputError(f"{checkpoint_path}: the weights do not fit the net: {error}") from error
+            module = cls(net, score=saved["score"])
+            check_fit(checkpoint["state_dict"], module.state_dict(), "this module")
+        except InputError as error:
+            raise InputError(f"{checkpoint_path}: {error}") from error
+        module.class_names = saved["class_names"]
+        module.load_state_dict(checkpoint["state_dict"])
         return module.eval()
-
-
-def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint with `weights_only=True`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is truncated, holds more than plain data, or is no checkpoint.
-    """
-    if not Path(path).is_file():
-        raise MissingFileError(f"{path}: no such checkpoint")
-    try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # torch raises EOFError, RuntimeError, UnpicklingError and more on damaged files
-        raise InputError(f"{path}: is no checkpoint, is truncated, or holds more than plain data") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise InputError(f"{path}: holds no Lightning checkpoint")
-    return checkpoint
-
-
-def _saved(checkpoint: dict[str, Any], path: str | Path = "the checkpoint") -> dict[str, Any]:
-    if "dynvid" not in checkpoint:
-        raise InputError(f"{path}: not written by dynvid (it has no 'dynvid' entry)")
-    saved: dict[str, Any] = checkpoint["dynvid"]
-    return saved
