@@ -341,9 +341,9 @@ def places(x, depth=0):
 
 
 def mutate(content, chance):
-    """Drop, replace or add one entry, anywhere; half of the time in what describes the net."""
-    part = content["dynvid"] if chance.random() < 0.6 else content
-    holder, key = chance.choice(list(places(part)))
+    """Drop, replace or add one entry, anywhere; more often than not in what describes the net."""
+    described = [*places(content.get("dynvid"))]
+    holder, key = chance.choice(described if described and chance.random() < 0.6 else [*places(content)])
     what = chance.random()
     if what < 0.2:
         del holder[key]
@@ -374,18 +374,18 @@ def works_or_says_why(path):
     return True
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.filterwarnings("ignore")
 def test_random_changes_of_the_contents(content, tmp_path, seed):
     chance, path = random.Random(seed), tmp_path / "odd.ckpt"
     loaded = 0
-    for _ in range(15):
+    for _ in range(12):
         changed = copy.deepcopy(content)
         for _ in range(chance.choice([1, 1, 2, 3])):
             mutate(changed, chance)
         torch.save(changed, path)
         loaded += works_or_says_why(path)
-    assert loaded < 15
+    assert loaded < 12
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,19 @@ def test_no_file_imports_itself_by_way_of_others():
         list(graphlib.TopologicalSorter(graph).static_order())
     except graphlib.CycleError as error:
         pytest.fail("a circle: " + " <- ".join(str(file.relative_to(PACKAGE)) for file in error.args[1]))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("nets.net_from_spec", "nets.load_tsm_checkpoint", "nets.load_msdnet_checkpoint", "nets.tsm.from_tsm_keys"),
+        *("nets.tsm.load_tsm_checkpoint", "nets.msdnet.from_original_keys", "nets.msdnet.load_msdnet_checkpoint"),
+        *("nets.pretrained.read_weights", "nets.pretrained.load_weights", "module.read_checkpoint"),
+    ],
+)
+def test_names_stay_where_they_were_first(name):
+    module, _, attribute = f"dynvid.{name}".rpartition(".")
+    assert callable(getattr(importlib.import_module(module), attribute))
 
 
 def test_nets_need_neither_lightning_nor_a_decoder():

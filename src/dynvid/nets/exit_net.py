@@ -84,7 +84,8 @@ class ExitNet(Grid):
             again: less memory for about a third more time.
 
     Raises:
-        ValueError: Unknown backbone, invalid route, a shift that the route does not allow, or weights of another net.
+        ValueError: An argument out of its range, an unknown backbone, an invalid route, a shift that the route does not
+            allow, or weights of another net.
         FileNotFoundError: There is no file of that name.
 
     Example:
