@@ -54,3 +54,17 @@ def test_costs_follow_the_input_size_and_leave_the_net_alone():
     assert net.gmacs == tuple(sorted(net.gmacs))
     assert net.training
     assert not any(p.is_meta for p in net.parameters())
+
+
+def test_attention_pooling_is_counted_too():
+    """Its query is a parameter, which the counter would follow backwards."""
+    net = DepthExitNet("test_vit3", 5, 2, input_size=32, backbone_args={"img_size": 32, "depth": 4})
+    attention = net.embeddings["4"].get_submodule("attn_pool")
+    dim, tokens = attention.q.in_features, (32 // 16) ** 2
+    assert net.gmacs[-1] > 2 * tokens * 2 * dim * dim / 1e9  # the keys and values of both frames alone
+
+
+def test_a_size_that_the_net_does_not_take_is_named():
+    net = DepthExitNet("deit_tiny_patch16_224", 5, 2, backbone_args={"img_size": 32, "depth": 4})
+    with pytest.raises(ValueError, match=r"takes no videos of 224 x 224 pixels .*: set input_size"):
+        net.gmacs  # noqa: B018

@@ -16,12 +16,17 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from dynvid.calibration import num_candidates
-from dynvid.errors import InputError, MissingFileError
+from dynvid.checkpoint import described, net_from_checkpoint, read_checkpoint
+from dynvid.errors import InputError
 from dynvid.losses import ExitLoss
 from dynvid.metrics import FlopsAccuracy, FlopsAccuracyCurve
-from dynvid.nets import ExitNet, net_from_spec
+from dynvid.nets import ExitNet
+from dynvid.nets.compiled import drop_compiled_names, plain_name, take_names_of
+from dynvid.nets.weights.file import check_fit
 from dynvid.policy import Score, ThresholdPolicy
 from dynvid.saving import use_whole_files
+
+__all__ = ["DynamicInferenceModule", "read_checkpoint"]
 
 Batch = dict[str, Any]
 
@@ -101,8 +106,8 @@ class DynamicInferenceModule(pl.LightningModule):
         self.validated_weights: str | None = None
         self.val_curve = FlopsAccuracyCurve(net.gmacs, self.policy)
         self.test_curve = FlopsAccuracyCurve(net.gmacs, self.policy)
-        self.register_state_dict_post_hook(_drop_compiled_names)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_take_names_of)  # type: ignore[no-untyped-call]
+        self.register_state_dict_post_hook(drop_compiled_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(take_names_of)  # type: ignore[no-untyped-call]
         self._has_fused_norms = any(isinstance(layer, BatchNormAct2d) for layer in net.modules())
         self.train(self.training)  # Lightning does not call train() before it trains
 
@@ -350,9 +355,13 @@ class DynamicInferenceModule(pl.LightningModule):
         """Note whether a checkpoint is calibrated, before its weights are loaded.
 
         Older files do not record it: there it is, unless every threshold is infinite.
+
+        Raises:
+            ValueError: The weights are not those of this module.
         """
         own = self.state_dict()
-        state = {_plain(name): x for name, x in checkpoint["state_dict"].items() if isinstance(x, Tensor)}
+        state = {plain_name(name): x for name, x in checkpoint["state_dict"].items()}
+        check_fit(state, own, "this module")
         infinite = state.get("policy.thresholds", torch.tensor(torch.inf)).isposinf().all()
         calibrated = checkpoint["dynvid"].get("calibrated", not infinite)
         loaded = {name: x.to(own[name].dtype) for name, x in state.items() if name in own}
@@ -364,7 +373,7 @@ class DynamicInferenceModule(pl.LightningModule):
         Raises:
             ValueError: It holds another net or other classes.
         """
-        saved = _saved(checkpoint)
+        saved = described(checkpoint)
         mine, theirs = self.net.spec()["init_args"], saved["net"]["init_args"]
         other = [f"{key}={theirs.get(key)!r} (here {mine[key]!r})" for key in mine if theirs.get(key) != mine[key]]
         if other:
@@ -398,17 +407,17 @@ class DynamicInferenceModule(pl.LightningModule):
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file is truncated, or no dynvid checkpoint.
+            ValueError: The file is damaged, or no dynvid checkpoint, or its parts do not fit together.
         """
         checkpoint = read_checkpoint(checkpoint_path, map_location)
-        saved = _saved(checkpoint, checkpoint_path)
-        module = cls(net_from_spec(saved["net"]), score=saved["score"])
-        module.class_names = saved["class_names"]
-        module._restore(checkpoint)
+        net, saved = net_from_checkpoint(checkpoint, checkpoint_path), described(checkpoint, checkpoint_path)
         try:
-            module.load_state_dict(checkpoint["state_dict"])
-        except RuntimeError as error:
-            raise InputError(f"{checkpoint_path}: the weights do not fit the net: {error}") from error
+            module = cls(net, score=saved["score"])
+            module._restore(checkpoint)
+        except InputError as error:
+            raise InputError(f"{checkpoint_path}: {error}") from error
+        module.class_names = saved["class_names"]
+        module.load_state_dict(checkpoint["state_dict"])
         return module.eval()
 
 
@@ -419,47 +428,3 @@ def _fingerprint(state: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _plain(name: str) -> str:
-    """The name of a tensor whatever part of the net `torch.compile` has wrapped."""
-    return name.replace("_orig_mod.", "")
-
-
-def _drop_compiled_names(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-    for name in [name for name in state if name.startswith(prefix)]:
-        state[prefix + _plain(name.removeprefix(prefix))] = state.pop(name)
-
-
-def _take_names_of(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Name what is loaded as the module does, compiled or not."""
-    tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    own = {_plain(name): name for name, _ in tensors}
-    for name in [name for name in state if name.startswith(prefix)]:
-        plain = _plain(name.removeprefix(prefix))
-        state[prefix + own.get(plain, plain)] = state.pop(name)
-
-
-def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint with `weights_only=True`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is truncated, holds more than plain data, or is no checkpoint.
-    """
-    if not Path(path).is_file():
-        raise MissingFileError(f"{path}: no such checkpoint")
-    try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # torch raises EOFError, RuntimeError, UnpicklingError and more on damaged files
-        raise InputError(f"{path}: is no checkpoint, is truncated, or holds more than plain data") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise InputError(f"{path}: holds no Lightning checkpoint")
-    return checkpoint
-
-
-def _saved(checkpoint: dict[str, Any], path: str | Path = "the checkpoint") -> dict[str, Any]:
-    if "dynvid" not in checkpoint:
-        raise InputError(f"{path}: not written by dynvid (it has no 'dynvid' entry)")
-    saved: dict[str, Any] = checkpoint["dynvid"]
-    return saved

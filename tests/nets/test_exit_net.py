@@ -283,6 +283,8 @@ def test_bad_calls_say_what_is_wrong(scramble_net):
         net.predict(torch.zeros(1, FRAMES, 3, 32, 32), ThresholdPolicy(2))
     with pytest.raises(ValueError, match="give batch"):
         net.stream(lambda videos, frames: None)
+    with pytest.raises(ValueError, match="a walk goes forward"):
+        net.stream(torch.zeros(1, FRAMES, 3, 32, 32), exits=[-1, 0])
     with pytest.raises(RuntimeError, match="eval mode"):
         net.train().predict(torch.zeros(1, FRAMES, 3, 32, 32), ThresholdPolicy(4))
 

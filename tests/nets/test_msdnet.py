@@ -309,6 +309,8 @@ def test_checkpoint_that_does_not_fit(checkpoint, change, message):
         ({"prune": "mid"}, "prune is 'mid': use max or min"),
         ({"step_mode": "odd"}, "use even or lin_grow"),
         ({"stem": "mnist"}, "use imagenet or cifar"),
+        ({"num_blocks": 0}, "num_blocks=0: give a positive number"),
+        ({"growth_rate": -4}, "growth_rate=-4: give a positive number"),
         ({"growth_factors": (1, 2, 4)}, "as many bottleneck_factors as growth_factors, 3"),
     ],
 )

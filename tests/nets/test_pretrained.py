@@ -1,13 +1,13 @@
 """Weights from a file, whoever wrote it; a file that does not fit is named and nothing is left half loaded."""
 
 import argparse
+import re
 
 import pytest
 import timm
 import torch
 
 from dynvid import DepthExitNet, ExitNet, UnifiedExitNet
-from dynvid.nets import MSDNet
 
 ARGUMENTS = {"num_classes": 5, "num_frames": 4, "input_size": 32}
 
@@ -49,17 +49,27 @@ def test_a_public_tsm_checkpoint(tmp_path):
     assert torch.equal(net.heads["4"][1].weight, whole.fc.weight)
 
 
-def test_the_authors_msdnet(tmp_path, monkeypatch):
-    from dynvid.nets import pretrained
+def authors_name(key):
+    """Of one of our weights of an MSDNet, in the authors' code."""
+    key = re.sub(r"^segments\.0\.0\.scales\.0\.", "blocks.0.0.layers.0.", key)
+    key = re.sub(r"^segments\.0\.0\.scales\.(\d)\.", r"blocks.0.0.layers.\1.net.", key)
+    key = re.sub(r"^segments\.(\d\.\d)\.scales\.(\d)\.(down|normal)\.", r"blocks.\1.layers.\2.conv_\3.net.", key)
+    key = re.sub(r"^segments\.(\d\.\d)\.scales\.(\d)\.", r"blocks.\1.m.\2.net.", key)
+    key = re.sub(r"^embeddings\.(\d)\.", lambda found: f"classifier.{int(found[1]) - 1}.m.", key)
+    key = re.sub(r"(\.m\.\d)\.(\d\.\w+)$", r"\1.net.\2", key) if "classifier" in key else key
+    return "module." + re.sub(r"^heads\.(\d)\.1\.", lambda found: f"classifier.{int(found[1]) - 1}.linear.", key)
 
-    asked = []
-    monkeypatch.setattr(pretrained, "load_msdnet_checkpoint", lambda net, content: asked.append((net, content)))
-    torch.save({"state_dict": {"module.blocks.0": torch.zeros(1)}}, tmp_path / "msdnet.pth")
+
+def test_the_authors_msdnet(tmp_path):
     small = {"num_blocks": 2, "base": 2, "step": 1, "channels": 8, "growth_rate": 4}
-    net = ExitNet("msdnet38", backbone_args=small, shift="none", pretrained=str(tmp_path / "msdnet.pth"), **ARGUMENTS)
-    assert asked[0][0] is net
-    assert list(asked[0][1]["state_dict"]) == ["module.blocks.0"]
-    assert MSDNet(**small).exit_depths == (1, 2)
+    arguments = {"backbone_args": small, "shift": "none", **ARGUMENTS}
+    trained = DepthExitNet("msdnet38", **arguments).state_dict()
+    state = {authors_name(key): value for key, value in trained.items() if key not in ("mean", "std")}
+    assert "module.blocks.0.1.layers.1.conv_down.net.0.weight" in state
+    torch.save({"epoch": 89, "state_dict": state}, tmp_path / "msdnet.pth")
+    net = DepthExitNet("msdnet38", pretrained=str(tmp_path / "msdnet.pth"), **arguments)
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, trained[key]), key
 
 
 @pytest.mark.parametrize(
@@ -68,6 +78,11 @@ def test_the_authors_msdnet(tmp_path, monkeypatch):
         ({"something.else": torch.zeros(3, 3)}, "holds no weights of test_resnet"),
         ({"state_dict": {}, "args": argparse.Namespace(lr=1)}, "holds more than plain data"),
         ([1, 2], "holds no weights by name"),
+        ({"state_dict": 3}, "holds no weights by name"),
+        ({5: torch.zeros(3)}, "holds no weights by name"),
+        ({"dynvid": {}, "state_dict": [1]}, "holds no weights by name"),
+        ({"conv1.0.weight": torch.zeros(3, 3)}, r"no weights of test_resnet \(RuntimeError: .*size mismatch"),
+        ({"base_model.conv1.weight": "text"}, r"1 unknown: base_model\.conv1\.weight"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, content, message):
@@ -85,3 +100,42 @@ def test_truncated_and_missing_files(tmp_path):
         ExitNet("test_resnet", pretrained=str(path), **ARGUMENTS)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth: no such file"):
         ExitNet("test_resnet", pretrained="nowhere.pth", **ARGUMENTS)
+
+
+def broken(value):
+    """A checkpoint of dynvid with one weight replaced, and the names of a public backbone likewise."""
+    state = lightning(UnifiedExitNet("test_resnet", **ARGUMENTS))
+    weight = state["state_dict"]["net.segments.0.conv1.0.weight"]
+    state["state_dict"]["net.segments.0.conv1.0.weight"] = value(weight)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda w: w / 0, "holds values that are not finite"),
+        (lambda w: w.int(), "1 of another type"),
+        (lambda w: w[:1, :1, :1, :1].clone().expand(w.shape), "repeats fewer values"),
+        (lambda w: "text", "is of type str, not a tensor"),
+    ],
+)
+def test_weights_of_another_kind_are_named(tmp_path, value, message):
+    path = tmp_path / "weights.ckpt"
+    torch.save(broken(value), path)
+    with pytest.raises(ValueError, match=rf"weights\.ckpt: .*{message}") as caught:
+        UnifiedExitNet("test_resnet", pretrained=str(path), **ARGUMENTS)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_backbone_weights_that_are_not_finite(tmp_path):
+    state = timm.create_model("test_resnet").state_dict()
+    state["layer1.0.conv1.weight"][0] = torch.nan
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"weights\.pth: holds weights that are not finite"):
+        ExitNet("test_resnet", pretrained=str(tmp_path / "weights.pth"), **ARGUMENTS)
+
+
+def test_what_is_no_safetensors_file_is_named(tmp_path):
+    (tmp_path / "weights.safetensors").write_bytes(b"not one")
+    with pytest.raises(ValueError, match=r"weights\.safetensors: no weights of test_resnet"):
+        ExitNet("test_resnet", pretrained=str(tmp_path / "weights.safetensors"), **ARGUMENTS)

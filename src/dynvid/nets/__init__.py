@@ -6,12 +6,13 @@ from dynvid.nets.exit_net import (
     InputExitNet,
     Prediction,
     UnifiedExitNet,
-    net_from_spec,
 )
-from dynvid.nets.msdnet import MSDNet, load_msdnet_checkpoint
+from dynvid.nets.msdnet import MSDNet
+from dynvid.nets.spec import net_from_spec
 from dynvid.nets.stages import Backbone
 from dynvid.nets.stream import Stream
-from dynvid.nets.tsm import load_tsm_checkpoint
+from dynvid.nets.weights.msdnet import load_msdnet_checkpoint
+from dynvid.nets.weights.tsm import load_tsm_checkpoint
 
 __all__ = [
     "Backbone",

@@ -1,24 +1,27 @@
-"""Nets with exits on a grid of frames and depth."""
+"""Nets with exits on a grid of frames and depth.
 
-import json
+Shapes: B videos, T frames of a clip, n of them seen by an exit, K exits, C channels; activations are frame-major,
+(n * B, ...); see `activations`.
+"""
+
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
-from torch.utils.checkpoint import checkpoint
 
 from dynvid.costs import count_gmacs
-from dynvid.errors import InputError, ModeError
-from dynvid.nets.gradients import scale_gradient, still_statistics
+from dynvid.errors import DynvidError, InputError, ModeError
+from dynvid.nets.activations import Activations, by_frame, first_rows
+from dynvid.nets.description import check_arguments, said, shown
+from dynvid.nets.gradients import balance_exits, computed_again
+from dynvid.nets.grid import Grid
 from dynvid.nets.msdnet import MSDNet
-from dynvid.nets.pretrained import load_weights, read_weights
-from dynvid.nets.shift import Frames, Shift, insert_shift, running
+from dynvid.nets.shift import Frames, Shift, insert_shift
 from dynvid.nets.stages import Backbone, TimmBackbone
-from dynvid.nets.stream import Activations, FrameSource, Stream
+from dynvid.nets.stream import FrameSource, Stream
+from dynvid.nets.weights.read import load_weights, read_weights
 from dynvid.policy import ThresholdPolicy
 from dynvid.routes import (
     Exit,
@@ -48,7 +51,7 @@ class Prediction(NamedTuple):
     exit: Tensor
 
 
-class ExitNet(nn.Module):
+class ExitNet(Grid):
     """A 2-D backbone with exits along a route through frames and depth.
 
     The base class has one exit, full inference: with `shift="bidirectional"` it is TSM, with `shift="none"` TSN.
@@ -81,7 +84,8 @@ class ExitNet(nn.Module):
             again: less memory for about a third more time.
 
     Raises:
-        ValueError: Unknown backbone, invalid route, a shift that the route does not allow, or weights of another net.
+        ValueError: An argument out of its range, an unknown backbone, an invalid route, a shift that the route does not
+            allow, or weights of another net.
         FileNotFoundError: There is no file of that name.
 
     Example:
@@ -93,8 +97,6 @@ class ExitNet(nn.Module):
     """
 
     default_frame_order: ClassVar[FrameOrder] = "chronological"
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -111,53 +113,44 @@ class ExitNet(nn.Module):
         shift_div: int = 8,
         backbone_args: dict[str, Any] | None = None,
     ) -> None:
+        given = dict(locals())
+        check_arguments(given)
         super().__init__()
         self.gradient_equilibrium = self.gradient_checkpointing = False
-        kind, content = read_weights(pretrained, backbone) if isinstance(pretrained, str) else ("timm", {})
-        body = _backbone(backbone, pretrained if kind == "timm" else False, backbone_args or {})
-        depths = len(body.segments)
-        self.route: Route = check_route(
-            self.default_route(num_frames, body.exit_depths) if route is None else route, num_frames, depths
+        self.num_classes, self.num_frames, self.input_size = num_classes, num_frames, input_size
+        weights = read_weights(pretrained, backbone)
+        body = _backbone(backbone, weights.for_timm, backbone_args or {})
+        self._lay_route(body, route, frame_order or self.default_frame_order)
+        _check_shift(shift, self.route, self.frame_order)
+        self._build(body, shift, shift_div, heads, dropout)
+        load_weights(self, weights)
+        self._description = _described(
+            given | {"route": [list(e) for e in self.route], "frame_order": self.frame_order}
         )
-        frame_order = frame_order or self.default_frame_order
-        groups = frame_groups(num_frames, frame_order)
+
+    def _lay_route(self, body: Backbone, route: Sequence[tuple[int, int]] | None, frame_order: FrameOrder) -> None:
+        """Which exits there are, and which frames they see."""
+        if route is None:
+            route = self.default_route(self.num_frames, body.exit_depths)
+        self.route = check_route(route, self.num_frames, len(body.segments))
+        self.frame_order = frame_order
+        groups = frame_groups(self.num_frames, frame_order)
         self.order = [t for group in groups for t in group]
         self.fresh = tuple(t == group[0] for group in groups for t in group)
-        _check_shift(shift, self.route, frame_order)
 
-        self.num_classes, self.num_frames, self.input_size = num_classes, num_frames, input_size
+    def _build(self, body: Backbone, shift: Shift, shift_div: int, heads: Heads, dropout: float) -> None:
+        """Put the parts of the backbone where the route has its exits."""
         self.segments = body.segments
         insert_shift(self.segments, shift, shift_div)
-        exits_at = sorted({depth for _, depth in self.route})
-        self.embeddings = nn.ModuleDict({str(d): body.embedding(d) for d in exits_at})
-        self._head_of = [str(e.depth if heads == "depth" else k) for k, e in enumerate(self.route)]
+        self.embeddings = nn.ModuleDict({str(d): body.embedding(d) for d in sorted({e.depth for e in self.route})})
+        self.head_of = [str(e.depth if heads == "depth" else k) for k, e in enumerate(self.route)]
         self.heads = nn.ModuleDict()
-        for name, e in zip(self._head_of, self.route, strict=True):
+        for name, e in zip(self.head_of, self.route, strict=True):
             if name not in self.heads:
-                self.heads[name] = body.head(e.depth, num_classes, dropout)
+                self.heads[name] = body.head(e.depth, self.num_classes, dropout)
         self.register_buffer("mean", torch.tensor(body.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(body.std).view(3, 1, 1))
         self.to(memory_format=torch.channels_last)
-        load_weights(self, kind, content, str(pretrained))
-        self._init_args = {
-            "backbone": backbone if isinstance(backbone, str) else None,
-            "num_classes": num_classes,
-            "num_frames": num_frames,
-            "route": [list(e) for e in self.route],
-            "frame_order": frame_order,
-            "shift": shift,
-            "heads": heads,
-            "dropout": dropout,
-            "input_size": input_size,
-            "shift_div": shift_div,
-            "backbone_args": backbone_args,
-        }
-        try:
-            json.dumps(self._init_args)
-        except TypeError as error:
-            raise InputError(
-                f"backbone_args must be plain data, so that checkpoints can hold them ({error})"
-            ) from error
 
     @staticmethod
     def default_route(num_frames: int, depths: Sequence[int]) -> Route:
@@ -171,10 +164,10 @@ class ExitNet(nn.Module):
             ValueError: The backbone is an object of your own. For checkpoints, make a subclass of ExitNet that builds
                 it in its `__init__`, and let its `spec` name that class and its arguments.
         """
-        if self._init_args["backbone"] is None:
+        if self._description["backbone"] is None:
             raise InputError("a net around your own Backbone cannot describe itself: override spec() in a subclass")
         cls = type(self)
-        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(self._init_args)}
+        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(self._description)}
 
     def forward(self, video: Tensor) -> Tensor:
         """Compute all exits in one parallel pass, for training and evaluation.
@@ -190,21 +183,33 @@ class ExitNet(nn.Module):
         """
         self.check_video(video)
         batch = len(video)
-        x: Activations = self.to_frames(video[:, self.order])
+        x: Activations = self.to_frames(video[:, self.order])  # (T * B, 3, H, W)
         logits: dict[int, Tensor] = {}
         for depth in range(1, len(self.segments) + 1):
-            x = self._train_segment(depth, x) if self.training else self.run_segment(depth, x, Frames(self.fresh))
-            at_depth = [k for k, e in enumerate(self.route) if e.depth == depth]
-            if at_depth:
-                last = self.route[at_depth[-1]].frames
-                seen = tree_map(lambda y: y[: last * batch], x)  # noqa: B023
-                if self.gradient_equilibrium and self.training:
-                    ahead = sum(e.depth >= depth for e in self.route)
-                    seen, x = scale_gradient(seen, 1 / ahead), scale_gradient(x, 1 - len(at_depth) / ahead)
-                embedded = self.embed(depth, seen)
-                embedded = embedded.view(last, batch, -1)
-                logits |= {k: self.classify(k, embedded[: self.route[k].frames].mean(0)) for k in at_depth}
+            x = self._run_all(depth, x)  # (T * B, ...)
+            exits = [k for k, e in enumerate(self.route) if e.depth == depth]
+            if not exits:
+                continue
+            seen = first_rows(x, self.route[exits[-1]].frames * batch)  # (n * B, ...)
+            seen, x = self._balance(depth, seen, x)
+            embedded = by_frame(self.embed(depth, seen), batch)  # (n, B, C)
+            for k in exits:
+                logits[k] = self.classify(k, embedded[: self.route[k].frames].mean(0))  # (B, classes)
         return torch.stack([logits[k] for k in range(len(self.route))])
+
+    def _run_all(self, depth: int, x: Activations) -> Activations:
+        """Take all T frames through segment `depth`; in training as `gradient_checkpointing` says."""
+        frames = Frames(self.fresh)
+        if self.training and self.gradient_checkpointing:
+            return computed_again(self.segments[depth - 1], lambda: self.run_segment(depth, x, frames))
+        return self.run_segment(depth, x, frames)
+
+    def _balance(self, depth: int, seen: Activations, x: Activations) -> tuple[Activations, Activations]:
+        """What the exits at `depth` see, and what goes on; in training as `gradient_equilibrium` says."""
+        if self.training and self.gradient_equilibrium:
+            depths = [e.depth for e in self.route]
+            return balance_exits(seen, x, here=depths.count(depth), ahead=sum(d >= depth for d in depths))
+        return seen, x
 
     def stream(
         self,
@@ -263,42 +268,6 @@ class ExitNet(nn.Module):
         """GMACs per video of full inference, which evaluates the last exit's head only, at `input_size`."""
         return count_gmacs(self, exits=[-1])[0]
 
-    def check_video(self, video: Tensor) -> None:
-        """Raise ValueError unless `video` is (B, num_frames, 3, H, W)."""
-        if video.dim() != 5 or video.shape[1] != self.num_frames or video.shape[2] != 3:
-            raise InputError(f"video has shape {tuple(video.shape)}: this net takes (B, {self.num_frames}, 3, H, W)")
-
-    def to_frames(self, video: Tensor) -> Tensor:
-        """(B, n, C, H, W), uint8 or float -> frame-major normalised (n * B, C, H, W) in channels-last."""
-        x = video.transpose(0, 1).flatten(0, 1).to(self.mean.device)
-        if not x.is_floating_point():
-            x = x.to(self.mean.dtype).sub(self.mean * 255).div_(self.std * 255)
-        return x.to(self.mean.dtype).contiguous(memory_format=torch.channels_last)
-
-    def run_segment(self, depth: int, x: Activations, frames: Frames) -> Activations:
-        """Take activations through segment `depth` (1 is the first); `frames` says which frames they are."""
-        with running(frames):
-            return self.segments[depth - 1](x)
-
-    def _train_segment(self, depth: int, x: Activations) -> Activations:
-        """`run_segment` on all frames, keeping no activations where `gradient_checkpointing` says so."""
-        frames = Frames(self.fresh)
-        if not self.gradient_checkpointing:
-            return self.run_segment(depth, x, frames)
-        segment = self.segments[depth - 1]
-        contexts = lambda: (nullcontext(), still_statistics(segment))  # noqa: E731
-        return checkpoint(self.run_segment, depth, x, frames, use_reentrant=False, context_fn=contexts)
-
-    def embed(self, depth: int, x: Activations) -> Tensor:
-        """One vector per frame: activations of n * B frames at `depth` -> (n * B, channels)."""
-        embedded: Tensor = self.embeddings[str(depth)](x)
-        return embedded
-
-    def classify(self, position: int, embedded: Tensor) -> Tensor:
-        """Mean embedding (B, channels) -> logits (B, classes) of the exit at `position` of the route."""
-        logits: Tensor = self.heads[self._head_of[position]](embedded)
-        return logits
-
 
 class DepthExitNet(ExitNet):
     """Depth-wise dynamic inference: all frames at once, one exit per depth (Figure 2(a)).
@@ -348,46 +317,40 @@ class UnifiedExitNet(ExitNet):
         return unified_route(num_frames, depths)
 
 
-def net_from_spec(spec: dict[str, Any]) -> ExitNet:
-    """Build the net that `ExitNet.spec` describes, with fresh weights.
-
-    The class is looked up among the subclasses of ExitNet that are already imported; nothing is imported.
-
-    Raises:
-        ValueError: No such class is imported, or the description names weights to fetch.
-    """
-    known: list[type[ExitNet]] = [ExitNet]
-    for cls in known:
-        known += cls.__subclasses__()
-    arguments = spec["init_args"]
-    inner = arguments.get("backbone_args") or {}
-    # Timm would open files, or the network, for these; a spec may come from a file that somebody else wrote.
-    reaching_out = {"pretrained", *(k for k in inner if k.startswith(("pretrained", "checkpoint", "cache")))}
-    if ":" in arguments.get("backbone", "") or reaching_out & (arguments.keys() | inner.keys()):
-        raise InputError(f"the net's description names weights to fetch, {spec['init_args']}: it is refused")
-    for cls in known:
-        if f"{cls.__module__}.{cls.__qualname__}" == spec["class_path"]:
-            return cls(**arguments)
-    raise InputError(f"{spec['class_path']} is not an imported subclass of ExitNet: import its module first, in Python")
-
-
 def _backbone(name: str | Backbone, pretrained: bool | str, kwargs: dict[str, Any]) -> Backbone:
     if isinstance(name, Backbone):
         if pretrained:
             raise InputError("pretrained is for backbones by name: load the weights of your own Backbone yourself")
         return name
-    if name != "msdnet38":
-        return TimmBackbone(name, pretrained, **kwargs)
-    if pretrained:
+    if not isinstance(name, str):
+        raise InputError(f"backbone is {shown(name)}: give the name of a timm model, msdnet38, or a Backbone")
+    if name == "msdnet38" and pretrained:
         raise InputError("msdnet38 has no weights to download: give the path of the authors' checkpoint")
-    return MSDNet(**kwargs)
+    try:
+        return MSDNet(**kwargs) if name == "msdnet38" else TimmBackbone(name, pretrained, **kwargs)
+    except DynvidError:
+        raise
+    except Exception as error:  # whatever timm's own code raises, what the user can do is the same
+        if pretrained is True:
+            raise  # the network's
+        at_fault = f"{pretrained}: no weights of {name}" if pretrained else f"{name} takes no such backbone_args"
+        raise InputError(f"{at_fault} ({said(error)})") from error
 
 
 def _check_shift(shift: Shift, route: Route, frame_order: FrameOrder) -> None:
     if shift not in ("online", "bidirectional", "none"):
-        raise InputError(f"unknown shift {shift!r}: use online, bidirectional or none")
+        raise InputError(f"unknown shift {shown(shift)}: use online, bidirectional or none")
     if shift == "bidirectional" and (route[0].frames != route[-1].frames or frame_order != "chronological"):
         raise InputError(
             "the bidirectional shift looks at later frames: it needs all frames at every exit and "
             "frame_order='chronological'; use shift='online' for progressive routes"
         )
+
+
+def _described(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of an `ExitNet` without its weights, as plain data."""
+    left_out = ("self", "__class__", "pretrained")
+    plain = {name: value for name, value in arguments.items() if name not in left_out}
+    if isinstance(plain["backbone"], Backbone):
+        plain["backbone"] = None
+    return plain

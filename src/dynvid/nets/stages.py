@@ -2,10 +2,9 @@
 
 import itertools
 import operator
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import timm
 import torch
@@ -13,10 +12,9 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from dynvid.errors import InputError
+from dynvid.nets.activations import Activations
+from dynvid.nets.description import said, shown
 from dynvid.nets.head import GlobalPool, exit_head
-
-if TYPE_CHECKING:
-    from dynvid.nets.exit_net import ExitNet
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -78,7 +76,7 @@ class TimmBackbone(Backbone):
         except Exception as error:  # whatever the model's own code raises, what the user can do is the same
             raise InputError(
                 f"{name} cannot be cut exactly into stages: use a model of another timm family, or bring your own "
-                f"stages, as examples/04_custom_backbone.py does ({type(error).__name__}: {error})"
+                f"stages, as examples/04_custom_backbone.py does ({said(error)})"
             ) from error
         self.segments = nn.ModuleList(segments).train()
         # A plain list: a pool with parameters belongs to the net that embeds with it.
@@ -114,66 +112,17 @@ class StagePool(nn.Module):
         self.index, self.tokens, self.prefix = index, tokens, prefix
         self.pool = GlobalPool()
 
-    def forward(self, x: Any) -> Tensor:
+    def forward(self, x: Activations) -> Tensor:
         """Activations -> (n, C)."""
         y: Tensor = tree_leaves(x)[self.index]
         pooled: Tensor = y.flatten(1, -2)[:, self.prefix :].mean(1) if self.tokens else self.pool(y)
         return pooled
 
 
-def load_renamed(
-    net: "ExitNet",
-    checkpoint: str | os.PathLike[str] | Mapping[str, Any],
-    renamed: Callable[[str], str],
-    source: Mapping[str, str],
-    what: str,
-    unneeded: tuple[str, ...] = (),
-) -> tuple[str, ...]:
-    """Load weights that others trained under other names.
-
-    Args:
-        net: The net; it stays as it was if anything is wrong.
-        checkpoint: A file, or what is in it: the state dict, or a dictionary with it under `state_dict`.
-        renamed: From a name in the checkpoint to one of ours.
-        source: The new name of the weights that each of the net's own is to get.
-        what: What the checkpoint has to be of, for the error.
-        unneeded: How new names begin that the net has no use for.
-
-    Returns:
-        Names of the classifiers' weights that were left out because they are for another number of classes.
-
-    Raises:
-        ValueError: Weights are missing, unknown or of another shape.
-    """
-    content: Any = checkpoint
-    if isinstance(checkpoint, str | os.PathLike):
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    original: Mapping[str, Tensor] = content.get("state_dict", content)
-    given, own = {renamed(key): value for key, value in original.items()}, net.state_dict()
-    weights = {key: given[name] for key, name in source.items() if name in given}
-    other_shape = [key for key, weight in weights.items() if weight.shape != own[key].shape]
-    left_out = [key for key in other_shape if key.startswith("heads.") and len(weights[key]) != net.num_classes]
-    wanted = set(source.values())
-    problems = {
-        "missing": sorted(name for name in wanted - given.keys() if not name.endswith("num_batches_tracked")),
-        "unknown": [old for old in original if not (renamed(old) in wanted or renamed(old).startswith(unneeded))],
-        "of another shape": [key for key in other_shape if key not in left_out],
-    }
-    if any(problems.values()):
-        found = "; ".join(f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in problems.items() if keys)
-        raise InputError(f"the checkpoint is not of {what}: {found}")
-    net.load_state_dict({key: weights[key] for key in weights.keys() - set(left_out)}, strict=False)
-    return tuple(left_out)
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def _create(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> Any:
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:5])
-        raise InputError(f"timm has no model {name!r}" + (f": near it are {near}" if near else ""))
+        raise InputError(f"timm has no model {shown(name)}" + (f": near it are {near}" if near else ""))
     if isinstance(pretrained, str):
         kwargs = kwargs | {"pretrained_cfg_overlay": {"file": pretrained}}
     model = timm.create_model(name, pretrained=bool(pretrained), num_classes=0, **kwargs)
@@ -183,6 +132,8 @@ def _create(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> Any:
         matrices = [p for p in model.parameters() if p.dim() > 1]
         if not any(p.shape == value.shape and torch.equal(p, value.to(p)) for p in matrices for value in given):
             raise InputError(f"{pretrained}: holds no weights of {name}")
+        if not all(p.isfinite().all() for p in model.parameters()):
+            raise InputError(f"{pretrained}: holds weights that are not finite")
     return model
 
 
@@ -201,7 +152,7 @@ class _Whole(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor) -> tuple[Any, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Activations, Tensor]:
         features = self.model.forward_features(x)
         return features, self.model.forward_head(features, pre_logits=True)
 
@@ -282,7 +233,7 @@ def _run(model: Any, pieces: Sequence[nn.Module], size: Any) -> list[Any]:
     return found
 
 
-def _features(model: Any, size: Any) -> tuple[Tensor, Any]:
+def _features(model: Any, size: Any) -> tuple[Tensor, Activations]:
     """Two images, 64 pixels wide unless the model's size is fixed, and their features."""
     like = next(model.parameters())
     sizes = [size] if size else [64, model.pretrained_cfg["input_size"][1:]]
@@ -294,7 +245,7 @@ def _features(model: Any, size: Any) -> tuple[Tensor, Any]:
     raise InputError(f"it takes no images of {' or '.join(map(str, sizes))} pixels")
 
 
-def _pools(activations: list[Any], stages: list[dict[str, Any]], prefix: int) -> list[StagePool]:
+def _pools(activations: list[Activations], stages: list[dict[str, Any]], prefix: int) -> list[StagePool]:
     """The mean over the image of the first activation of each stage but the last that has the stage's channels."""
     *shallow, features = [tree_leaves(x) for x in activations]
     channels = [info["num_chs"] for info in stages]

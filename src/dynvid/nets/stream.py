@@ -1,20 +1,53 @@
-"""The state of a batch of videos on its way along a route."""
+"""The state of a batch of videos on its way along a route.
 
+Shapes: B videos began, b are still under way; n frames, frame-major (n * b, ...); see `activations`.
+"""
+
+import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from dynvid.errors import InputError
+from dynvid.nets.activations import Activations, append, by_frame, keep_videos
+from dynvid.nets.grid import Grid
 from dynvid.nets.shift import Frames, ShiftMemory
 
-if TYPE_CHECKING:
-    from dynvid.nets.exit_net import ExitNet
-
-Activations = Any  # a tensor or lists of tensors, first dimension frames * videos
 FrameSource = Callable[[Tensor, list[int]], Tensor]
+
+
+@dataclass
+class _Depth:
+    """What a walk holds at one depth.
+
+    Attributes:
+        reached: Frames that have passed this segment.
+        waiting: Of those, the ones that have not passed the next segment, (n * b, ...).
+        memory: What shift layers hand on from the last frame of one run to the next run.
+        embedded: Embeddings of the exits here, summed over the frames, (b, C).
+    """
+
+    reached: int = 0
+    waiting: Activations | None = None
+    memory: ShiftMemory = field(default_factory=dict)
+    embedded: Tensor | None = None
+
+    def take(self) -> Activations:
+        """Hand over the frames that wait."""
+        assert self.waiting is not None
+        x, self.waiting = self.waiting, None
+        return x
+
+    def keep(self, rows: Tensor, batch: int) -> None:
+        """Go on with some rows of the b videos only."""
+        self.memory = {layer: keep_videos(x, rows, batch) for layer, x in self.memory.items()}
+        if self.waiting is not None:
+            self.waiting = tree_map(lambda x: keep_videos(x, rows, batch), self.waiting)
+        if self.embedded is not None:
+            self.embedded = self.embedded[rows]
 
 
 class Stream:
@@ -32,12 +65,13 @@ class Stream:
 
     Attributes:
         position: Number of exits taken so far.
+        videos: Row numbers of the videos still under way, int64 (b,).
         frames_read: Frames of each video still under way that were asked for so far.
 
     Example:
         >>> from dynvid import UnifiedExitNet
-        >>> net = UnifiedExitNet("test_resnet", num_classes=5, num_frames=8).eval()
-        >>> stream = net.stream(torch.zeros(3, 8, 3, 64, 64))
+        >>> net = UnifiedExitNet("test_resnet", num_classes=5, num_frames=8)
+        >>> stream = net.eval().stream(torch.zeros(3, 8, 3, 64, 64))
         >>> stream.advance().shape, stream.frames_read
         (torch.Size([3, 5]), 2)
         >>> stream.keep(torch.tensor([True, False, True]))
@@ -47,7 +81,7 @@ class Stream:
 
     def __init__(
         self,
-        net: "ExitNet",
+        net: Grid,
         video: Tensor | FrameSource,
         batch: int | None = None,
         exits: Sequence[int] | None = None,
@@ -64,11 +98,9 @@ class Stream:
         self.videos = torch.arange(batch, device=net.mean.device)
         self.position = 0
         self._exits = range(len(net.route)) if exits is None else [range(len(net.route))[e] for e in exits]
-        depths = len(net.segments)
-        self._reached = [0] * (depths + 1)  # frames that have passed segment d
-        self._pending: list[Activations] = [None] * (depths + 1)  # of the frames that passed d but not d + 1
-        self._memory: list[ShiftMemory] = [{} for _ in range(depths + 1)]
-        self._sums: dict[int, Tensor] = {}  # embeddings summed over frames, by depth
+        if any(b <= a for a, b in itertools.pairwise(self._exits)):
+            raise InputError(f"exits {list(self._exits)}: a walk goes forward, give ascending positions")
+        self._depths = [_Depth() for _ in net.segments]  # the first is that behind segment 1
 
     @property
     def finished(self) -> bool:
@@ -78,7 +110,7 @@ class Stream:
     @property
     def frames_read(self) -> int:
         """Frames of each video still under way that were asked for so far."""
-        return self._reached[1]
+        return self._depths[0].reached
 
     def advance(self) -> Tensor:
         """Compute what the next exit needs and return its logits (b, classes) for the videos still under way.
@@ -90,17 +122,17 @@ class Stream:
             raise StopIteration("the route is at its end")
         index = self._exits[self.position]
         frames, depth = self.net.route[index]
-        fresh: Activations = None
+        here = self._depths[depth - 1]
         for d in range(1, depth + 1):
-            if self._reached[d] < frames:
-                fresh = self._run(d, frames)
+            if self._depths[d - 1].reached < frames:
+                new = self._run(d, frames)
         # Routes never go back, so what reached this depth since its last exit is what was run just now.
-        embedded = _by_frame(self.net.embed(depth, fresh), len(self.videos)).sum(0)
-        self._sums[depth] = self._sums[depth] + embedded if depth in self._sums else embedded
-        if depth == len(self.net.segments):
-            self._pending[depth] = None  # nothing lies deeper
+        embedded = by_frame(self.net.embed(depth, new), len(self.videos)).sum(0)  # (n * b, ...) -> (b, C)
+        here.embedded = embedded if here.embedded is None else here.embedded + embedded
+        if depth == len(self._depths):
+            here.waiting = None  # nothing lies deeper
         self.position += 1
-        return self.net.classify(index, self._sums[depth] / frames)
+        return self.net.classify(index, here.embedded / frames)
 
     def keep(self, alive: Tensor) -> None:
         """Go on with some of the videos only.
@@ -111,43 +143,22 @@ class Stream:
         if bool(alive.all()):
             return
         rows = alive.nonzero().squeeze(1)
-        batch = len(self.videos)
+        for depth in self._depths:
+            depth.keep(rows, len(self.videos))
         self.videos = self.videos[rows]
-        self._pending = [tree_map(lambda x: _take(x, rows, batch), x) for x in self._pending]
-        self._memory = [tree_map(lambda x: _take(x, rows, batch), memory) for memory in self._memory]
-        self._sums = {depth: x[rows] for depth, x in self._sums.items()}
 
     def _run(self, depth: int, stop: int) -> Activations:
-        """Take the frames that have passed depth - 1 but not `depth`, up to `stop`, through that segment."""
-        start = self._reached[depth]
+        """Take the frames up to `stop` that have not passed segment `depth` through it: (n * b, ...)."""
+        here, net = self._depths[depth - 1], self.net
+        start = here.reached
         if depth == 1:
-            order = self.net.order[start:stop]
-            x: Activations = self.net.to_frames(self._read(self.videos, order))
+            x: Activations = net.to_frames(self._read(self.videos, net.order[start:stop]))
         else:
-            x, self._pending[depth - 1] = self._pending[depth - 1], None
-        fresh = self.net.fresh[start:stop]
+            x = self._depths[depth - 2].take()
         # A group that goes on in the next run needs the slices of this run's last frame.
-        goes_on = stop < self.net.num_frames and not self.net.fresh[stop]
-        frames = Frames(fresh, self._memory[depth], remember=goes_on)
-        y = self.net.run_segment(depth, x, frames)
+        goes_on = stop < net.num_frames and not net.fresh[stop]
+        y = net.run_segment(depth, x, Frames(net.fresh[start:stop], here.memory, remember=goes_on))
         if not goes_on:
-            frames.memory.clear()
-        before = self._pending[depth]
-        self._pending[depth] = y if before is None else tree_map(lambda a, b: torch.cat([a, b]), before, y)
-        self._reached[depth] = stop
+            here.memory.clear()
+        here.waiting, here.reached = append(here.waiting, y), stop
         return y
-
-
-def _take(x: Tensor | None, rows: Tensor, batch: int) -> Tensor | None:
-    """Rows of the B videos in a frame-major tensor (n * B, ...); gathered channels-last where it lies so."""
-    if x is None:
-        return None
-    images = x.dim() == 4
-    y = x.permute(0, 2, 3, 1) if images else x
-    y = _by_frame(y, batch).index_select(1, rows).flatten(0, 1)
-    return y.permute(0, 3, 1, 2) if images else y
-
-
-def _by_frame(x: Tensor, batch: int) -> Tensor:
-    """(n * B, ...) -> (n, B, ...)."""
-    return x.view(-1, batch, *x.shape[1:])

@@ -1,0 +1,79 @@
+"""Checkpoints, which may come from strangers: everything in them is checked before anything is built. No Lightning."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dynvid.calibration import num_candidates
+from dynvid.errors import InputError
+from dynvid.nets import ExitNet
+from dynvid.nets.compiled import plain_name
+from dynvid.nets.description import shown
+from dynvid.nets.spec import net_from_state
+from dynvid.nets.weights.file import check_tensors, read_file
+from dynvid.policy import SCORES
+
+THRESHOLDS = ("policy.thresholds", "curve_thresholds")  # these may be infinite: an exit that is off
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint with `weights_only=True`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, holds more than plain data, is no checkpoint, or has weights that are not
+            finite.
+    """
+    checkpoint = read_file(path, "checkpoint", map_location)
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise InputError(f"{path}: holds no Lightning checkpoint")
+    try:
+        check_tensors(checkpoint["state_dict"], may_be_infinite=THRESHOLDS)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    checkpoint["state_dict"] = {plain_name(name): x for name, x in checkpoint["state_dict"].items()}
+    return checkpoint
+
+
+def described(checkpoint: Mapping[str, Any], path: str | Path = "the checkpoint") -> dict[str, Any]:
+    """What dynvid wrote into a checkpoint: the net's description, the score, and the names of the classes.
+
+    Raises:
+        ValueError: It was not written by dynvid, or a part of it is of another type.
+    """
+    if "dynvid" not in checkpoint:
+        raise InputError(f"{path}: not written by dynvid (it has no 'dynvid' entry)")
+    saved = checkpoint["dynvid"]
+    lacking = {"net", "score", "class_names"} - (saved.keys() if isinstance(saved, dict) else set())
+    if lacking:
+        raise InputError(f"{path}: its 'dynvid' entry lacks {', '.join(sorted(lacking))}")
+    net, score, names = saved["net"], saved["score"], saved["class_names"]
+    if not isinstance(net, dict) or not isinstance(net.get("init_args"), dict):
+        raise InputError(f"{path}: net is {shown(net)}, not a class_path with init_args")
+    if not isinstance(score, str) or score not in SCORES:
+        raise InputError(f"{path}: score is {shown(score)}: use {', '.join(SCORES)}")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise InputError(f"{path}: class_names is {shown(names)}, not a list of names")
+    return dict(saved)
+
+
+def net_from_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> ExitNet:
+    """The net of a checkpoint that was read, with its weights.
+
+    Raises:
+        ValueError: The description is out of range, or weights, thresholds or class names are not of the net that it
+            describes; the message names the file.
+    """
+    saved, state = described(checkpoint, path), checkpoint["state_dict"]
+    try:
+        weights = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
+        net = net_from_state(saved["net"], weights)
+        exits, names = len(net.route), saved["class_names"]
+        for name, shape in zip(THRESHOLDS, [(exits,), (num_candidates(exits), exits)], strict=True):
+            if name not in state or state[name].shape != shape or not state[name].is_floating_point():
+                raise InputError(f"{name} must be float {shape} for {exits} exits")
+        if names is not None and len(names) != net.num_classes:
+            raise InputError(f"class_names has {len(names)} names, the net {net.num_classes} classes")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return net
