@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Loader processes and computing threads share the cores: threads that wait must not spin.
 export OMP_WAIT_POLICY ?= PASSIVE
+# Test files run side by side, so each has one thread; a file's tests stay together, for they share what they trained.
+TESTS := -m pytest -n auto --dist loadfile
 
 .PHONY: demo test check test-minimum test-newest test-extras format clean
 
@@ -16,7 +18,7 @@ demo: $(INSTALLED)
 	@echo "picture: $$(ls -t logs/quickstart/lightning_logs/*/flops_accuracy.png | head -n 1)"
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python $(TESTS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check
@@ -28,14 +30,14 @@ test-minimum: # with the lowest versions that pyproject.toml allows
 	.venv-minimum/bin/pip install --quiet uv
 	.venv-minimum/bin/uv pip install --quiet --compile-bytecode --python .venv-minimum \
 		--resolution lowest-direct --editable '.[test]'
-	.venv-minimum/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv-minimum/bin/python $(TESTS)
 
 test-newest: # with pre-releases of everything
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/pip install --quiet uv
 	.venv-newest/bin/uv pip install --quiet --compile-bytecode --python .venv-newest \
 		--upgrade --prerelease allow --editable '.[test]'
-	.venv-newest/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv-newest/bin/python $(TESTS)
 
 # What each extra alone is for; base is none.
 EXTRAS ?= base test lint dev

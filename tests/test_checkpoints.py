@@ -19,7 +19,7 @@ from dynvid.calibration import thresholds_for_drop
 from dynvid.callbacks import Calibration, EpochLine, FlopsAccuracyReport, TrainingCheckpoint
 from dynvid.data import SyntheticDataModule
 from dynvid.errors import InputError
-from dynvid.module import DynamicInferenceModule, read_checkpoint
+from dynvid.module import DynamicInferenceModule
 from dynvid.saving import write_whole
 
 
@@ -491,7 +491,7 @@ def test_checkpoints_of_compiled_nets_of_before_load(fitted, tmp_path):
     saved["state_dict"] = {name.replace("net.", "net._orig_mod.", 1): x for name, x in saved["state_dict"].items()}
     torch.save(saved, tmp_path / "old.ckpt")
     assert DynamicInferenceModule.load_from_checkpoint(tmp_path / "old.ckpt").calibrated
-    assert "net._orig_mod.mean" in read_checkpoint(tmp_path / "old.ckpt")["state_dict"]
+    assert "net._orig_mod.mean" in content(tmp_path / "old.ckpt")["state_dict"]
 
 
 # Lines

@@ -183,9 +183,11 @@ def test_a_broken_pipe_elsewhere_is_said(here, capsys, monkeypatch):
     assert (code, line) == (1, "dynvid: error: a loader process died")
 
 
-def test_classify_stops_in_silence_where_nobody_reads(here):
+def test_classify_stops_in_silence_where_nobody_reads(here, tmp_path):
     program = Path(sys.executable).with_name("dynvid")
-    command = f"set -o pipefail; '{program}' classify '{best(here)}' data/synthetic/test --json | head -n 1"
+    for i in range(300):  # more than are done before the reader has gone
+        (tmp_path / f"{i}.mp4").symlink_to(here / "data/synthetic/test/ring/ring_0000.mp4")
+    command = f"set -o pipefail; '{program}' classify '{best(here)}' {tmp_path} --json | head -n 1"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert run.stdout.count("\n") == 1
     assert run.returncode == 1

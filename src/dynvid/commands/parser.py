@@ -98,6 +98,8 @@ class DataOfConfig(ConfigFile):
         data = read_yaml(find_config(str(values))).get("data") or {}
         if not isinstance(data, dict):
             raise InputError(f"config {values}: `data` is no section with a class_path")
+        if not isinstance(data.get("init_args") or {}, dict):
+            raise InputError(f"config {values}: `data.init_args` is no mapping")
         if data and "class_path" not in data and not cfg.get("data"):
             raise InputError(f"config {values}: no class_path in its `data`, nor in a config before it")
         ActionConfigFile.__call__(self, parser, cfg, yaml.safe_dump({"data": data} if data else {}), option_string)  # type: ignore[no-untyped-call]
