@@ -188,6 +188,66 @@ def test_thin_videos_are_refused(tmp_path: Path, write_video: WriteVideo) -> Non
         VideoReader(write_video(tmp_path / "a.mp4", frames=2, size=(16, 1024)))
 
 
+def element(number: bytes, content: bytes) -> bytes:
+    """An element of EBML."""
+    return number + (len(content) | 1 << 56).to_bytes(8) + content
+
+
+def test_packets_that_unpack_without_end_are_refused(tmp_path: Path) -> None:
+    """Matroska may compress them: zeros shrink a thousandfold."""
+    block = zlib.compress(bytes(8 * 2**20), 9)
+    video = element(b"\xb0", b"\x40") + element(b"\xba", b"\x30")  # 64 x 48
+    zlib_compression = element(b"\x50\x34", element(b"\x42\x54", b"\0"))
+    encoding = element(b"\x6d\x80", element(b"\x62\x40", zlib_compression))
+    fields = {b"\xd7": b"\1", b"\x73\xc5": b"\1", b"\x83": b"\1", b"\x86": b"V_VP8", b"\xe0": video}
+    track = b"".join(element(number, content) for number, content in fields.items()) + encoding
+    cluster = element(b"\xe7", b"\0") + b"".join(
+        element(b"\xa3", b"\x81" + time.to_bytes(2) + b"\x80" + block) for time in range(40)
+    )
+    segment = element(b"\x16\x54\xae\x6b", element(b"\xae", track)) + element(b"\x1f\x43\xb6\x75", cluster)
+    head = element(b"\x1a\x45\xdf\xa3", element(b"\x42\x82", b"matroska"))
+    path = tmp_path / "a.mkv"
+    path.write_bytes(head + element(b"\x18\x53\x80\x67", segment))
+    assert path.stat().st_size < 500_000
+    with pytest.raises(VideoError, match=r"a\.mkv: its packets unpack to many times the size of the file"):
+        VideoReader(path)
+
+
+def test_a_table_that_states_frames_without_end_is_refused(tmp_path: Path, write_video: WriteVideo) -> None:
+    """In MP4 a size that is the same for all samples is stored once, for as many as one likes."""
+    path = write_video(tmp_path / "a.mp4", frames=20)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"stsz") + 8
+    content[at : at + 8] = (100).to_bytes(4) + (60_000_000).to_bytes(4)
+    path.write_bytes(content)
+    for source in (path, bytes(content), io.BytesIO(bytes(content))):
+        with pytest.raises(VideoError, match="states more than 500000 frames"):
+            VideoReader(source)
+
+
+def test_numbers_of_sound_are_not_frames(tmp_path: Path, write_video: WriteVideo) -> None:
+    path = tmp_path / "a.mov"
+    with av.open(str(path), "w") as container_:
+        sound = container_.add_stream("pcm_s16le", rate=48_000)
+        stream = container_.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for image in draw(3, 48, 64):
+            container_.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        for _ in range(12):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 48_000), np.int16), format="s16", layout="stereo")
+            frame.rate = 48_000
+            container_.mux(sound.encode(frame))
+        container_.mux(stream.encode(None))
+        container_.mux(sound.encode(None))
+    assert len(VideoReader(path)) == 3
+
+
+@pytest.mark.parametrize("names", [["²1.png", "²2.png"], ["１.png", "２.png"], ["a١.png", "a٢.png"]])
+def test_digits_of_other_scripts_are_letters(tmp_path: Path, names: list[str]) -> None:
+    save(tmp_path, names, draw(2, 24, 32))
+    assert same(open_video(tmp_path).read([0, 1]), draw(2, 24, 32), [0, 1])
+
+
 def test_the_number_of_frames_is_limited(
     tmp_path: Path, write_video: WriteVideo, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dynvid.data import VideoError, VideoReader
-from dynvid.data import video as video_module
+from dynvid.data.reading import access
 
 from .conftest import Frames, WriteVideo, decode_all, same
 
@@ -75,7 +75,7 @@ def test_frames_are_found_without_decoding_the_file(
     if packed:
         path = remux(path, tmp_path / "packed.avi", pack(contents_of(path)))
         assert len(decode_all(path)) == len(reference)
-    monkeypatch.delattr(video_module, "count")
+    monkeypatch.delattr(access, "SequentialAccess")
     reader = VideoReader(path)
     assert len(reader) == len(reference)
     for indices in ([0], [len(reader) - 1], [7, 3, 21, 3], list(range(len(reader)))):
@@ -88,7 +88,7 @@ def test_a_packed_frame_without_its_filler_at_the_end(tmp_path: Path, write_vide
     path = remux(path, tmp_path / "packed.avi", pack(contents_of(path))[:-1])
     reference = decode_all(path)
     reader = VideoReader(path)
-    assert reader._index is not None
+    assert isinstance(reader._access, access.RandomAccess)
     assert len(reader) == len(reference) == 14
     assert same(reader.read(range(14)), reference, range(14))
 
@@ -141,7 +141,7 @@ def test_odd_streams_are_as_decoding_tells(tmp_path: Path, write_video: WriteVid
     except VideoError:
         assert failed
         return
-    assert reader._index is None  # decoded whole
+    assert isinstance(reader._access, access.SequentialAccess)  # decoded whole
     assert len(reader) == len(reference)
     for indices in (range(len(reference)), [len(reference) - 1], [0]):
         assert same(reader.read(indices), reference, indices)
@@ -155,7 +155,7 @@ def test_real_files_are_not_decoded_to_be_counted(real_data: Path) -> None:
             if container.streams.video[0].codec_context.name != "mpeg4":
                 continue
         reader, reference = VideoReader(file), decode_all(file)
-        assert reader._index is not None, file
+        assert isinstance(reader._access, access.RandomAccess), file
         assert len(reader) == len(reference)
         chosen = np.random.default_rng(0).permutation(len(reference))[:16].tolist()
         assert same(reader.read(chosen), reference, chosen)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dynvid.data import VIDEO_SUFFIXES, FrameFolder, VideoError, VideoReader, open_video
-from dynvid.data.reading import index as index_module
+from dynvid.data.reading import access as access_module
 
 from .conftest import Frames, WriteVideo, decode_all, same
 
@@ -74,7 +74,7 @@ def test_key_frames(tmp_path: Path, write_video: WriteVideo) -> None:
 def test_few_frames_decode_few_packets(tmp_path: Path, write_video: WriteVideo) -> None:
     """Only the group of pictures that holds the frame is decoded."""
     reader = VideoReader(write_video(tmp_path / "a.mp4", options={"g": "10", "bf": "0", "sc_threshold": "0"}))
-    assert reader._index.runs([12, 35]) == [(10, [12]), (30, [35])]
+    assert reader._access._index.runs([12, 35]) == [(10, [12]), (30, [35])]
 
 
 @pytest.mark.parametrize("source", [str, Path, Path.read_bytes, lambda path: io.BytesIO(path.read_bytes())])
@@ -134,9 +134,9 @@ def test_frames_are_not_kept_beyond_the_limit(
     tmp_path: Path, write_video: WriteVideo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_video(tmp_path / "a.mpg", codec="mpeg2video", options={"bf": "2"})
-    monkeypatch.setattr(index_module, "_KEEP_BYTES", 20_000)
+    monkeypatch.setattr(access_module, "_KEEP_BYTES", 20_000)
     reader, reference = VideoReader(path), decode_all(path)
-    assert not reader._count.kept
+    assert not reader._access._kept
     assert same(reader.read([39, 0, 17]), reference, [39, 0, 17])
 
 

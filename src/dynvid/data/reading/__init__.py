@@ -1,1 +1,1 @@
-"""How a video file is read, in four parts: the container, the index, the decoder, the converter."""
+"""How a video file is read: the container, the index, the decoder, the access to frames, the converter."""

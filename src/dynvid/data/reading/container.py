@@ -1,5 +1,6 @@
 """The container: a file is opened so that it can touch nothing but itself, and its video track taken out."""
 
+import contextlib
 import io
 import os
 import stat
@@ -13,6 +14,7 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
+from dynvid.data.reading.headers import most_stated_frames, stated_size
 from dynvid.data.reading.mpeg4 import sorted_pictures
 from dynvid.errors import VideoError
 
@@ -25,6 +27,8 @@ MAX_ASPECT = 32
 MAX_FRAMES = 500_000
 """Most frames of a video: more than two hours at 60 frames per second. They are listed one by one."""
 
+# Packets may be compressed in the container, as subtitles are; pictures hardly shrink by it.
+_MOST_UNPACKED, _SLACK = 16, 64 * 2**20
 # Formats that hold their frames themselves. Playlists, scripts and image patterns open other files, or the network.
 _FORMATS = (
     "asf,av1,avi,dirac,dv,flv,gif,h261,h263,h264,hevc,ivf,live_flv,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,"
@@ -46,7 +50,7 @@ class Track:
         pictures: Of DivX and Xvid files the packets that `sorted_pictures` makes of them, if it can; else empty.
         time_base: Seconds per unit of the packets' times.
         fps: Average frame rate that the file states.
-        lost: Frames that an AVI file states and no longer holds; its frames have no times that would show the gap.
+        is_cut: Whether an AVI file ends before the size that it states; its frames have no times that would show it.
     """
 
     name: str
@@ -55,7 +59,7 @@ class Track:
     pictures: list["Packet[VideoStream]"]
     time_base: Fraction
     fps: float
-    lost: int
+    is_cut: bool
 
 
 def demux(source: str | Path | bytes | BinaryIO, name: str | None = None) -> Track:
@@ -76,6 +80,7 @@ def demux(source: str | Path | bytes | BinaryIO, name: str | None = None) -> Tra
     file: Any = io.BytesIO(source) if isinstance(source, bytes) else source
     if isinstance(source, str | Path):
         file = _local(source, name)
+    head = _head(source, name)
     try:
         with av.open(file, "r", options=_OPTIONS, **_METADATA) as container:
             stream = container.streams.best("video")
@@ -83,13 +88,15 @@ def demux(source: str | Path | bytes | BinaryIO, name: str | None = None) -> Tra
                 raise VideoError(f"{name}: no video stream, or no decoder for it")
             decoder = stream.codec_context
             check_size(decoder.height, decoder.width, name)
-            packets, found = [], -1  # the last packet only says that it is the last
+            packets, unpacked = [], 0
             for packet in container.demux(stream):
-                found += 1
                 if packet.size:
                     packets.append(packet)
+                    unpacked += packet.size
                     if len(packets) > MAX_FRAMES:
                         raise VideoError(f"{name}: more than {MAX_FRAMES} frames; cut it into parts")
+                    if unpacked > _SLACK + _MOST_UNPACKED * container.size:
+                        raise VideoError(f"{name}: its packets unpack to many times the size of the file")
             if not packets:
                 raise VideoError(f"{name}: its video stream is empty")
             return Track(
@@ -99,7 +106,7 @@ def demux(source: str | Path | bytes | BinaryIO, name: str | None = None) -> Tra
                 pictures=sorted_pictures(packets, stream) if decoder.name == "mpeg4" else [],
                 time_base=stream.time_base or Fraction(1),
                 fps=float(stream.average_rate or stream.guessed_rate or 25),  # 25: what FFmpeg assumes
-                lost=max(stream.frames - found, 0) if container.format.name == "avi" else 0,
+                is_cut=container.format.name == "avi" and container.size < stated_size(head),
             )
     except av.ArgumentError as error:  # FFmpeg's word for a format that is not in the list
         raise VideoError(f"{name}: cannot open (in no video format that is read)") from error
@@ -107,6 +114,23 @@ def demux(source: str | Path | bytes | BinaryIO, name: str | None = None) -> Tra
         raise VideoError(f"{name}: cannot open ({error.strerror or error})") from error
     except IndexError as error:  # a stream that appeared on the way: PyAV does not know it
         raise VideoError(f"{name}: cannot open (its streams change on the way)") from error
+
+
+def _head(source: Any, name: str) -> bytes:
+    """The first bytes of a file, after a look at whether it states more frames than it can hold."""
+    try:
+        with contextlib.ExitStack() as stack:
+            file: Any = io.BytesIO(source) if isinstance(source, bytes) else source
+            if isinstance(source, str | Path):
+                file = stack.enter_context(open(source, "rb"))
+            place = file.tell()
+            head = bytes(file.read(12))
+            if most_stated_frames(file, place) > MAX_FRAMES:
+                raise VideoError(f"{name}: states more than {MAX_FRAMES} frames; cut it into parts")
+            file.seek(place)
+            return head
+    except OSError as error:
+        raise VideoError(f"{name}: cannot open ({error.strerror or error})") from error
 
 
 def check_size(height: int, width: int, name: str) -> None:

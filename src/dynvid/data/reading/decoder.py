@@ -20,10 +20,14 @@ _SKIPPABLE = {"h264", "vp9", "mpeg4"}
 
 
 class Decoded(NamedTuple):
-    """A frame, and whether it or anything that was decoded before it in the same run is flagged as damaged."""
+    """A frame, the number of packets that had been decoded when it came, and whether it or one of them is flagged.
+
+    Packets that come before those of a frame may be counted in, since decoders hold frames back to reorder them.
+    """
 
     frame: VideoFrame
-    damaged: bool
+    fed: int
+    flagged: bool
 
 
 class Decoder:
@@ -40,13 +44,15 @@ class Decoder:
         VideoError: What the file states of its frames makes no sense to their decoder.
 
     Attributes:
+        num_packets: How many packets there are to decode.
         is_steady: Whether all frames are known to have one size, since their parameter sets never change.
         stated_matrix: The display matrix that the container states, for frames of decoders that do not know it.
     """
 
     def __init__(self, track: Track, strict: bool = False) -> None:
         self._packets: Sequence[Packet[VideoStream]] = track.pictures or track.packets
-        self._options = {"max_pixels": str(MAX_PIXELS)}
+        self.num_packets = len(self._packets)
+        self._strict, self._options = strict, {"max_pixels": str(MAX_PIXELS)}
         if strict or track.decoder.name == "mjpeg":  # whose decoder flags nothing: the rest of a cut frame is garbage
             self._options["err_detect"] = "crccheck+bitstream+buffer+explode"
         self._own = track.decoder
@@ -63,7 +69,8 @@ class Decoder:
     def decode(self, start: int, stop: int, targets: Collection[int] = ()) -> Iterator[Decoded]:
         """Decode packets `start` to `stop`; given targets, leave out the others that nothing refers to.
 
-        The packet at `start` must be a key packet, or the first one.
+        The packet at `start` must be a key packet, or the first one. A flag that comes with no frame at the end is
+        lost, so ask `is_flagged` too.
 
         Raises:
             av.FFmpegError: A packet cannot be decoded.
@@ -72,20 +79,27 @@ class Decoder:
             start = 0
         decoder = self._decoder(start, stop)
         whole = not targets or decoder.name not in _SKIPPABLE
-        begins = self._packets[start].pts if start else None
-        damaged = False
+        flagged = False  # a packet for which no frame has come yet
         for i in (*range(start, stop), None):
             packet = None if i is None else self._packets[i]  # None: give what is held back to reorder
-            damaged |= packet is not None and packet.is_corrupt
             decoder.skip_frame = "DEFAULT" if whole or i in targets else "NONREF"
-            for frame in decoder.decode(packet):
-                # What is shown before the key frame belongs to the group before, and lacks it.
-                before = begins is not None and frame.pts is not None and frame.pts < begins
-                damaged |= frame.is_corrupt and not before
-                yield Decoded(frame, damaged)
+            flagged |= packet is not None and packet.is_corrupt
+            try:
+                frames = decoder.decode(packet)
+            except av.FFmpegError:
+                if not (self._strict and packet is not None and packet.is_discard):
+                    raise
+                continue  # what is cut off and never shown may lack what it refers to
+            for frame in frames:
+                yield Decoded(frame, stop if i is None else i + 1, flagged or frame.is_corrupt)
+                flagged = False
+
+    def is_flagged(self, start: int, stop: int) -> bool:
+        """Whether the file says that one of the packets `start` to `stop` is damaged."""
+        return any(packet.is_corrupt for packet in self._packets[start:stop])
 
     def decode_all(self) -> Iterator[Decoded]:
-        """Decode everything, from the first packet on; arguments and errors are those of `decode`."""
+        """Decode everything from the first packet on; errors are those of `decode`."""
         return self.decode(0, len(self._packets))
 
     def _display_matrix(self) -> bytes | None:

@@ -159,4 +159,5 @@ def _one_series(files: list[Path], name: str) -> list[Path]:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sort key under which numbers count by value."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"([0-9]+)", name)]
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)]

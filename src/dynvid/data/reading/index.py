@@ -6,21 +6,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-import av
 import numpy as np
-from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from dynvid.data.reading.container import Track
-from dynvid.data.reading.decoder import Decoded
 from dynvid.data.reading.nal import CODECS, is_instantaneous
-from dynvid.errors import DamagedVideoError, VideoError
 
 # In these codecs a packet is a frame and carries its time.
 _FRAME_PER_PACKET = {"h264", "hevc", "vp9", "libdav1d", "av1"}
-# Frames of a clip that had to be decoded to be counted are kept up to this size, in bytes, raw and with what each takes
-# beside its pixels.
-_KEEP_BYTES, _OVERHEAD = 256 * 2**20, 2048
 
 
 class Run(NamedTuple):
@@ -62,7 +55,7 @@ class Index:
         return [frame for frame, packet in enumerate(self.order) if packet in keys]
 
     def runs(self, frames: Iterable[int]) -> list[Run]:
-        """Group frames by the key packet from which to decode them."""
+        """Group frames, given by index, by the key packet from which to decode them."""
         runs: list[Run] = []
         for target in sorted(self.order[frame] for frame in frames):
             group = bisect_right(self.keys, target) - 1
@@ -96,56 +89,3 @@ def index_of(track: Track) -> Index | None:
         return None
     begins = name not in CODECS or is_instantaneous(name, track.decoder.extradata or b"", packets[0])
     return Index(times, order, keys, float(track.time_base), is_sure=begins and order[0] == 0)
-
-
-class Count(NamedTuple):
-    """Frames that only decoding could count.
-
-    Attributes:
-        timestamps: Seconds since the first frame, (frames,).
-        key_frames: Indices of the frames that can be decoded alone.
-        size: Height and width of the first frame, as stored.
-        kept: The frames, where they are small; else empty.
-        intact: How many frames come before the first that is damaged.
-    """
-
-    timestamps: NDArray[np.float64]
-    key_frames: list[int]
-    size: tuple[int, int]
-    kept: list[VideoFrame]
-    intact: int
-
-
-def count(decoded: Iterable[Decoded], track: Track) -> Count:
-    """Count frames by decoding them.
-
-    Raises:
-        VideoError: There is none, or one cannot be decoded, so that the number of frames is not known.
-    """
-    times: list[int | None] = []
-    key_frames: list[int] = []
-    kept: list[VideoFrame] = []
-    first: VideoFrame | None = None
-    size, intact = 0, 0
-    try:
-        for frame, damaged in decoded:
-            first = first or frame
-            if frame.key_frame:
-                key_frames.append(len(times))
-            times.append(frame.pts)
-            intact += not damaged
-            size += _OVERHEAD + sum(plane.buffer_size for plane in frame.planes)
-            if size <= _KEEP_BYTES:
-                kept.append(frame)
-            else:
-                kept.clear()
-    except av.FFmpegError as error:
-        raise DamagedVideoError(f"{track.name}: frame {len(times)} could not be decoded ({error.strerror})") from error
-    if first is None:
-        raise VideoError(f"{track.name}: no frame could be decoded")
-    known = np.array([time for time in times if time is not None])
-    if len(known) == len(times) and (np.diff(known) > 0).all():
-        timestamps = (known - known[0]) * float(track.time_base)
-    else:
-        timestamps = np.arange(len(times)) / track.fps
-    return Count(timestamps, key_frames, (first.height, first.width), kept, intact)
