@@ -1,5 +1,6 @@
 """`dynvid fit` stopped from outside, or by a full disk: no finished epoch is lost."""
 
+import os
 import re
 import shutil
 import signal
@@ -64,6 +65,22 @@ def test_no_finished_epoch_is_lost(clips, tmp_path, monkeypatch, capsys):
         lines = [line.split(",")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
         assert lines == [f"epoch {epochs + 1}/{epochs + 1}"]
         assert progress(last) == (epochs + 1, steps + 3)  # three steps an epoch, as in a run that was never stopped
+
+
+def test_a_signal_to_the_whole_group_is_one_line_too(clips, tmp_path):
+    """It ends the loader processes at the same time, which PyTorch reports wherever the run happens to be."""
+    command = [*TINY, "--data.root", str(clips), "--trainer.max_epochs", "5000", "--data.num_workers", "2"]
+    program = Path(sys.executable).with_name("dynvid")
+    err = (tmp_path / "err.txt").open("w")
+    run = subprocess.Popen(
+        [program, *command], cwd=tmp_path, stdout=subprocess.PIPE, stderr=err, text=True, start_new_session=True
+    )
+    next(line for line in run.stdout if line.startswith("epoch 2/"))
+    os.killpg(run.pid, signal.SIGTERM)
+    run.stdout.read()
+    assert run.wait(60) == 143
+    assert "Traceback" not in (tmp_path / "err.txt").read_text()
+    assert progress(next(tmp_path.rglob("last.ckpt")))[0] >= 2
 
 
 @pytest.mark.parametrize(("size", "said"), [("14m", r"(best|last)\.ckpt: cannot be written: No"), ("4k", "No space")])

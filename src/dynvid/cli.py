@@ -1,6 +1,7 @@
 """The command line: each command is a file of `dynvid.commands`, imported when it is called."""
 
 import os
+import signal
 import sys
 
 import dynvid
@@ -31,11 +32,14 @@ def main(args: list[str] | None = None) -> None:
         args: Arguments, `sys.argv[1:]` by default.
 
     Raises:
-        SystemExit: 1 where the input is at fault, 2 where the arguments are.
+        SystemExit: 1 where the input is at fault, 2 where the arguments are, 130 where it was interrupted.
     """
     try:
         code = _run(args)
         sys.stdout.flush()  # here, where it is no error that nobody reads any more
+    except KeyboardInterrupt:
+        print("dynvid: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             sys.exit(1)

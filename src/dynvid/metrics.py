@@ -167,4 +167,4 @@ def plot_curve(
 def draw_legend(ax: "Axes") -> None:
     """Name what is drawn: inside the axes where it is little, to their right where it is a list of published rows."""
     beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "fontsize": 7}
-    ax.legend(**(beside if len(ax.get_lines()) > 4 else {"loc": "lower right"}))
+    ax.legend(**(beside if len(ax.get_lines()) > 4 else {"loc": "best"}))

@@ -64,7 +64,8 @@ class Parser(LightningArgumentParser):
             beside = {other.key.removeprefix(before) for other in everything if other.key.startswith(before)}
             return len({name.split(".")[0] for name in beside} - {name.split(".")[0] for name in own})
 
-        place = min(places, key=strangers, default=Given("", key, None))
+        # Where both have it, it is the command line: a config may hold sections that a command passes over.
+        place = min(places, key=lambda place: (strangers(place), place.source != "--"), default=Given("", key, None))
         before = place.key.removesuffix(key)
         return f"{place}: no such key{_meant(place, {before + name for name in own})}"
 

@@ -64,6 +64,10 @@ def run(args: list[str] | None) -> None:
         sys.exit(128 + signal.SIGTERM)
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
+    except RuntimeError as error:  # a signal to the whole group ends the loader processes before this one has seen it
+        if not re.search(r"DataLoader worker .* killed by signal: Terminated", str(error)):
+            raise
+        sys.exit(128 + signal.SIGTERM)
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:
