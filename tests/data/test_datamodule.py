@@ -377,6 +377,34 @@ ARGUMENTS = {
     "test_clips": 6,
     "test_crops": 3,
 }
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("name", "refused", "meant", "taken"),
+    [
+        ("num_frames", (0, NAN), "1 or more", (1,)),
+        ("size", (0, NAN), "1 or more", (2,)),
+        ("batch_size", (-1, NAN), "1 or more", (1,)),
+        ("num_workers", (-1, NAN), "0 or more", (0, None)),
+        ("mixup", (-1, NAN, float("inf")), "0 or more, and finite", (0, 0.2, 5)),
+        ("on_error", ("ignore", ""), "raise or skip", ("raise", "skip")),
+        ("max_missing", (5, -0.1, NAN), "from 0 to 1", (0, 1)),
+        ("val_fraction", (3, 0, 1, -0.1, NAN), "between 0 and 1", (0.01, 0.99)),
+        ("test_clips", (0, NAN), "1 or more", (1, 10)),
+        ("test_crops", (2, 0, NAN), "1 or 3", (1, 3)),
+    ],
+)
+def test_an_argument_out_of_range_is_refused_at_once(
+    name: str, refused: tuple[Any, ...], meant: str, taken: tuple[Any, ...]
+) -> None:
+    for value in refused:
+        with pytest.raises(ValueError, match=f"^{re.escape(f'{name}={value}: {meant}')}$"):
+            VideoFolderDataModule("x", **{name: value})
+    for value in taken:
+        VideoFolderDataModule("x", **{name: value})
+
+
 LISTS = {"train_list": "a", "test_list": "b", "classes": "c"}
 
 
