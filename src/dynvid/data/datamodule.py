@@ -111,6 +111,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         self.missing: dict[Split, list[str]] = {}
         self.excluded: dict[Split, list[str]] = {}
         self.skipped: dict[str, str] = {}
+        self._ready: dict[Split, list[Video]] = {}  # what `setup` found, each for one loader
         self._said: set[str] = set()
 
     @property
@@ -176,16 +177,23 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         return len(self.class_names)
 
     def setup(self, stage: str) -> None:
-        """Say before training how many videos are listed, split by split; those left out are told beside."""
+        """Say before training how many videos there are, split by split, and how many of the listed are left out."""
+        self._ready = {}
         if stage == "fit":
-            train, val = self.listed("train"), self.listed("val")
-            if not val:
-                train, val = carve(train, self.val_fraction, self.seed)
-            sizes = {"train": len(train), "val": len(val)}
-            with suppress(DynvidError):  # training needs no test list
-                sizes["test"] = len(self.listed("test"))
-            counted = ", ".join(f"{split} {size}" for split, size in sizes.items() if size)
-            rank_zero_info(f"{counted} videos of {self.num_classes} class{'es' if self.num_classes > 1 else ''}")
+            found: dict[Split, list[Video]] = {"train": self.videos("train")}
+            others: tuple[Split, ...] = ("val", "test")
+            for split in others:
+                with suppress(DynvidError):  # said by its loader: training may do without
+                    found[split] = self.videos(split)
+            counted = []
+            for split, videos in found.items():
+                left = len(self.missing[split]) + len(self.excluded[split])
+                if videos or left:
+                    counted.append(f"{split} {len(videos)}" + (f" ({left} left out)" if left else ""))
+            classes = f"{self.num_classes} class{'es' if self.num_classes > 1 else ''}"
+            rank_zero_info(f"{', '.join(counted)} videos of {classes}")
+            if self.trainer:  # which asks for the loaders next; by hand, arguments may change before
+                self._ready = {split: videos for split, videos in found.items() if split != "test"}
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled training videos; an incomplete last batch is left out unless it is the only one."""
@@ -216,13 +224,14 @@ class VideoDataModule(pl.LightningDataModule, ABC):
 
     def teardown(self, stage: str) -> None:
         """Say how many videos were left out, and which."""
+        self._ready = {}
         if self.skipped:
             reasons = list(self.skipped.values())
             warnings.warn(f"{len(reasons)} unreadable video(s) left out: {_some(reasons)}", stacklevel=2)
 
     def _loader(self, split: Split, clips: int = 1, crops: int = 1) -> DataLoader[Any]:
         train = split == "train"
-        videos = self.videos(split)
+        videos = self._ready.pop(split, None) or self.videos(split)
         self._report(split, len(videos))
         if not videos:
             raise InputError(f"{self.root}: no {split} videos; add some, or do without the {split} step")
