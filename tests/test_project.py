@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -88,3 +89,38 @@ def test_bounds(name, refused, taken):
 
 def test_the_metadata_names_no_address_that_does_not_exist():
     assert "urls" not in PROJECT
+
+
+def links(text):
+    """What Markdown links and images lead to, and those of HTML; not what stands in code."""
+    prose = re.sub(r"^(`{3,}).*?^\1|(`+)[^`].*?\2", "", text, flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(
+        r"""\]\(<?([^)\s>]+)[^)]*\)|^\[[^\]]+\]:\s*<?([^\s>]+)|(?:src|href)=["']([^"']+)""", prose, re.MULTILINE
+    )
+    return ["".join(groups) for groups in found]
+
+
+def anchors(file):
+    headings = re.findall(r"^#+ (.+?)\s*$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@in_clone
+def test_every_relative_link_in_the_documents_leads_somewhere():
+    tracked = subprocess.run(["git", "ls-files", "*.md"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    documents = [REPOSITORY / name for name in tracked.stdout.splitlines()]
+    local = [(file, link) for file in documents for link in links(file.read_text(encoding="utf-8"))]
+    local = [(file, link) for file, link in local if not re.match("[a-z]+:", link)]
+    assert {"README.md", "benchmarks/README.md"} <= {str(file.relative_to(REPOSITORY)) for file, _ in local}
+    dead = []
+    for file, link in local:
+        path, _, anchor = link.partition("#")
+        target = file.parent / path if path else file
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            dead.append(f"{file.relative_to(REPOSITORY)}: {link}")
+    assert dead == []
+
+
+def test_links_are_found():
+    text = "[a](b/c.md#d) ![e](<f.png>) `[no](code.md)`\n```sh\n[no](block.md)\n```\n[g]: h.md\n<img src='i'> [j](k)"
+    assert links(text) == ["b/c.md#d", "f.png", "h.md", "i", "k"]

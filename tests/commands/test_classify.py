@@ -17,6 +17,8 @@ from PIL import Image
 
 from dynvid import UnifiedExitNet
 from dynvid.cli import main
+from dynvid.data import VideoReader
+from dynvid.errors import InputError
 from dynvid.module import DynamicInferenceModule
 
 CLASSES = ["plain", "[red]ma:star:rkup[/red]", "\x1b[31mansi\nline", "bidi \u202egnp", "caf\udce9"]
@@ -194,6 +196,43 @@ def test_frames_that_vanish_or_cannot_be_read_are_named(put, classify, monkeypat
     code, rows, _ = classify("root")
     assert (code, labelled(rows)) == (1, ["root/v.mp4"])
     assert "Permission denied" in rows["root/a"]["error"]
+
+
+@pytest.mark.parametrize(
+    ("unexpected", "reason"),
+    [
+        (ValueError("no good:\n  \x1b[31m\u202ered"), r"ValueError: no good: \x1b[31m\u202ered"),
+        (MemoryError(), "MemoryError: no reason given"),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+        (InputError("v.mp4: said on purpose"), None),
+    ],
+)
+@pytest.mark.parametrize("output", [[], ["--json"]])
+def test_what_nobody_foresaw_in_one_file_is_named_and_the_others_are_labelled(
+    put, checkpoint, monkeypatch, capsys, unexpected, reason, output
+):
+    read = VideoReader.read
+
+    def odd(self, *arguments):
+        if "odd" in self.name:
+            raise unexpected
+        return read(self, *arguments)
+
+    monkeypatch.setattr(VideoReader, "read", odd)
+    for name in ("a.mp4", "odd\nname.mp4", "z.mp4"):
+        put(f"root/{name}")
+    with pytest.raises(SystemExit) as caught:
+        main(["classify", str(checkpoint), "root", *output])
+    assert caught.value.code == 1
+    out = capsys.readouterr().out
+    said = "v.mp4: said on purpose" if reason is None else rf"root/odd\x0aname.mp4: {reason}"
+    if output:
+        rows = [strictly(line) for line in out.splitlines()]
+        assert ["label" in row for row in rows] == [True, False, True]
+        assert rows[1] == {"path": "root/odd\nname.mp4", "error": said}
+    else:
+        assert f"error: {said}" in out
+        assert len(out.splitlines()) == 4
 
 
 def test_what_is_neither_a_file_nor_a_folder_is_not_opened(put, classify):

@@ -231,6 +231,42 @@ def test_the_sizes_are_said_before_training(tree: Path, tmp_path: Path, said: li
     assert said[-1] == "train 5, val 2 videos of 2 classes"
 
 
+def test_the_sizes_are_those_that_are_trained_on(listed: Path, said: list[str]) -> None:
+    """Less the missing and the excluded, in a carved split too; a split that cannot be had is not said."""
+    (listed / "bad.csv").write_text(f"path,reason\n{listed}/1.mp4,x\n")
+    data = VideoFolderDataModule(listed, annotations="a.csv", exclude=listed / "bad.csv", max_missing=0.8, **SMALL)
+    data.setup("fit")
+    assert said[-1] == "train 1 (8 left out), val 1 videos of 1 class"
+    data.exclude = None  # by hand, arguments may change before the loaders are made
+    assert len(data.train_dataloader().dataset) == 2  # type: ignore[arg-type]
+    rows = [f"{i}.mp4,x,train" for i in range(9)]
+    (listed / "b.csv").write_text("\n".join(["path,label,split", *rows, "gone.mp4,x,test"]))
+    data = VideoFolderDataModule(listed, annotations="b.csv", max_missing=0.8, val_fraction=0.5, **SMALL)
+    data.setup("fit")
+    train, val = (len(data.videos(split)) for split in ("train", "val"))
+    left = [len(data.missing[split]) for split in ("train", "val")]
+    assert (train + val, sum(left)) == (2, 7)
+    assert said[-1] == f"train {train} ({left[0]} left out), val {val} ({left[1]} left out) videos of 1 class"
+    (listed / "0.mp4").unlink()
+    with pytest.raises(FileNotFoundError, match="8 of 9 listed train videos"):
+        data.setup("fit")
+
+
+def test_a_fit_lists_the_disk_once_for_each_split(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    videos = VideoDataModule.videos
+    monkeypatch.setattr(VideoDataModule, "videos", lambda self, split: asked.append(split) or videos(self, split))
+    data = VideoFolderDataModule(tree, **SMALL)
+    trainer(tmp_path).fit(Validated(), datamodule=data)
+    assert asked == ["train", "val", "test"]
+    (tmp_path / "bad.csv").write_text(f"path,reason\n{tree}/train/jump/frames,x\n")
+    data.exclude = tmp_path / "bad.csv"
+    model = Validated()
+    trainer(tmp_path).fit(model, datamodule=data)  # nothing is kept from one run to the next
+    assert len(set(model.paths)) == 6
+    assert len(data.train_dataloader().dataset) == 6  # type: ignore[arg-type]
+
+
 CSV = (
     "\ufeffpath, label,split,group,fps\r\n"
     "\r\n"
@@ -305,7 +341,7 @@ def test_permitted_missing_videos_are_counted_and_listed(listed: Path, said: lis
     file = listed / "logs/missing_train.txt"
     assert file.read_text().splitlines() == data.missing["train"]
     assert said == [
-        "train 9, val 1 videos of 1 class",
+        "train 2 (7 left out), val 1 videos of 1 class",
         f"train: 9 videos listed, 7 missing, listed in {file}, 0 excluded",
     ]
 
@@ -377,6 +413,34 @@ ARGUMENTS = {
     "test_clips": 6,
     "test_crops": 3,
 }
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("name", "refused", "meant", "taken"),
+    [
+        ("num_frames", (0, NAN), "1 or more", (1,)),
+        ("size", (0, NAN), "1 or more", (2,)),
+        ("batch_size", (-1, NAN), "1 or more", (1,)),
+        ("num_workers", (-1, NAN), "0 or more", (0, None)),
+        ("mixup", (-1, NAN, float("inf")), "0 or more, and finite", (0, 0.2, 5)),
+        ("on_error", ("ignore", ""), "raise or skip", ("raise", "skip")),
+        ("max_missing", (5, -0.1, NAN), "from 0 to 1", (0, 1)),
+        ("val_fraction", (3, 0, 1, -0.1, NAN), "between 0 and 1", (0.01, 0.99)),
+        ("test_clips", (0, NAN), "1 or more", (1, 10)),
+        ("test_crops", (2, 0, NAN), "1 or 3", (1, 3)),
+    ],
+)
+def test_an_argument_out_of_range_is_refused_at_once(
+    name: str, refused: tuple[Any, ...], meant: str, taken: tuple[Any, ...]
+) -> None:
+    for value in refused:
+        with pytest.raises(ValueError, match=f"^{re.escape(f'{name}={value}: {meant}')}$"):
+            VideoFolderDataModule("x", **{name: value})
+    for value in taken:
+        VideoFolderDataModule("x", **{name: value})
+
+
 LISTS = {"train_list": "a", "test_list": "b", "classes": "c"}
 
 
@@ -454,6 +518,13 @@ class Count(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Validated(Count):
+    """The same, with validation."""
+
+    def validation_step(self, batch: dict[str, Any]) -> None:
+        pass
 
 
 def trainer(folder: Path) -> pl.Trainer:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynvid.data.files import find_all, find_names, find_paths, read_lines
+from dynvid.data.folders import read_folders
 
 
 def touch(root: Path, *paths: str) -> None:
@@ -47,6 +48,15 @@ def test_links_that_lead_back_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "x/up").symlink_to(tmp_path)
     (tmp_path / "x/here").symlink_to(tmp_path / "x")
     assert find_names(tmp_path, {"a", "b"}) == {"a": str(tmp_path / "x/a.mp4")}
+
+
+def test_a_link_to_itself_stops_no_search(tmp_path: Path) -> None:
+    touch(tmp_path, "train/x/a.mp4")
+    for place in ("here", "train/here", "train/x/here", "train/x/b"):
+        (tmp_path / place).symlink_to(Path(place).name)
+    found = {"a": str(tmp_path / "train/x/a.mp4")}
+    assert find_names(tmp_path, {"a", "b"}) == found
+    assert [entry.path for entry in read_folders(tmp_path)[0]] == [found["a"]]
 
 
 def test_another_encoding_says_where(tmp_path: Path) -> None:

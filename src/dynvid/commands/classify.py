@@ -13,9 +13,10 @@ from torch import Tensor
 from dynvid import strict_json
 from dynvid.commands.parser import Parser
 from dynvid.commands.search import search
-from dynvid.data import VideoError, open_video
+from dynvid.data import open_video
 from dynvid.data.sampling import segment_indices
 from dynvid.data.transforms import decode_size, eval_transform
+from dynvid.errors import DynvidError
 from dynvid.module import DynamicInferenceModule
 from dynvid.text import printable
 
@@ -73,8 +74,11 @@ def classify(checkpoint: str, paths: list[str], json: bool = False) -> int:
 def _classified(module: DynamicInferenceModule, path: Path) -> dict[str, Any]:
     try:
         return classify_video(module, path)
-    except (VideoError, OSError) as error:
+    except (DynvidError, OSError) as error:
         return {"path": str(path), "error": str(error)}
+    except Exception as error:  # whatever it is, one file must not stop the labelling of the others
+        reason = " ".join(str(error).split()) or "no reason given"
+        return {"path": str(path), "error": printable(f"{path}: {type(error).__name__}: {reason}")}
 
 
 def classify_video(module: DynamicInferenceModule, path: str | Path) -> dict[str, Any]:

@@ -4,10 +4,10 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import NamedTuple
 
-from dynvid.data.video import VIDEO_SUFFIXES, is_frame
+from dynvid.data.walk import by_kind, entries_once
 from dynvid.errors import MissingFileError
 
 
@@ -53,8 +53,8 @@ def _search(path: Path, seen: set[tuple[int, int]], passed: Counter[str]) -> Ite
         path = waiting.pop()
         try:
             status = os.stat(path)
-            folder = os.path.isdir(path)
-            entries = sorted(os.scandir(path), key=lambda entry: entry.name) if folder else []
+            folder = S_ISDIR(status.st_mode)
+            entries = entries_once(path, seen) if folder else []
         except OSError as error:
             nowhere = isinstance(error, FileNotFoundError) and os.path.islink(path)
             reason = "a link that leads nowhere" if nowhere else error.strerror or error
@@ -63,36 +63,15 @@ def _search(path: Path, seen: set[tuple[int, int]], passed: Counter[str]) -> Ite
         if not folder:
             yield Found(path, "" if S_ISREG(status.st_mode) else f"{path}: neither a file nor a folder")
             continue
-        if (status.st_dev, status.st_ino) in seen:
+        if entries is None:
             passed["met twice"] += 1
             continue
-        seen.add((status.st_dev, status.st_ino))
-        images, inside, videos = 0, [], False
-        for entry in entries:
-            child = Path(entry.path)
-            ending = child.suffix.lower()
-            if entry.name.startswith("."):
-                passed["hidden"] += 1
-            elif _is_folder(entry):
-                inside.append(child)
-            elif ending in VIDEO_SUFFIXES:
-                inside.append(child)
-                videos = True
-            elif is_frame(child):
-                images += 1
-            elif entry.is_symlink() and not os.path.exists(child):
-                inside.append(child)
-            else:
-                passed[ending or "without an ending"] += 1
-        if images and videos:
-            passed["images beside videos"] += images
-        elif images:
+        inside = by_kind(entries)
+        if inside.is_video:
             yield Found(path)
-        waiting += reversed(inside)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # such as a link to itself
-        return False
+        dangling = [other for other in inside.others if os.path.islink(other) and not os.path.exists(other)]
+        others = set(inside.others).difference(dangling)
+        passed["hidden"] += len(inside.hidden)
+        passed["images beside videos"] += 0 if inside.is_video else len(inside.frames)
+        passed.update(other.suffix.lower() or "without an ending" for other in others)
+        waiting += sorted(inside.folders + inside.videos + dangling, reverse=True)

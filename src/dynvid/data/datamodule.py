@@ -1,5 +1,6 @@
 """Lightning data modules: a common base, and one for videos sorted into folders or listed in a CSV file."""
 
+import math
 import os
 import random
 import warnings
@@ -10,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -48,7 +49,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             which nothing can be read stops the run all the same, so run `dynvid check` first.
         max_missing: Share of the listed videos that may be missing, in [0, 1].
         exclude: CSV file of videos to leave out, such as the `unreadable.csv` of `dynvid check`.
-        val_fraction: Share of the training sources to validate on, where the data has no validation split.
+        val_fraction: Share of the training sources to validate on, in (0, 1), where the data has no validation split.
         seed: Seed of that choice.
         test_clips: Clips per video in the test of a static net, 10 in most published tables.
         test_crops: Crops per clip there, 1 or 3. With more than one view in all, test batches hold videos of
@@ -78,11 +79,20 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         test_crops: Literal[1, 3] = 1,
     ) -> None:
         super().__init__()
-        for name, value in (("num_frames", num_frames), ("size", size), ("batch_size", batch_size)):
-            if value < 1:
-                raise InputError(f"{name}={value}: 1 or more")
-        if num_workers is not None and num_workers < 0:
-            raise InputError(f"num_workers={num_workers}: 0 or more")
+        for name, value, fits, meant in (
+            ("num_frames", num_frames, num_frames >= 1, "1 or more"),
+            ("size", size, size >= 1, "1 or more"),
+            ("batch_size", batch_size, batch_size >= 1, "1 or more"),
+            ("num_workers", num_workers, num_workers is None or num_workers >= 0, "0 or more"),
+            ("mixup", mixup, 0 <= mixup < math.inf, "0 or more, and finite"),
+            ("on_error", on_error, on_error in get_args(OnError), "raise or skip"),
+            ("max_missing", max_missing, 0 <= max_missing <= 1, "from 0 to 1"),
+            ("val_fraction", val_fraction, 0 < val_fraction < 1, "between 0 and 1"),
+            ("test_clips", test_clips, test_clips >= 1, "1 or more"),
+            ("test_crops", test_crops, test_crops in (1, 3), "1 or 3"),
+        ):
+            if not fits:  # nor does nan
+                raise InputError(f"{name}={printable(value)}: {meant}")
         self.min_area = 0.25  # of a training crop
         self.root = Path(root)
         self.num_frames = num_frames
@@ -101,6 +111,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         self.missing: dict[Split, list[str]] = {}
         self.excluded: dict[Split, list[str]] = {}
         self.skipped: dict[str, str] = {}
+        self._ready: dict[Split, list[Video]] = {}  # what `setup` found, each for one loader
         self._said: set[str] = set()
 
     @property
@@ -166,16 +177,23 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         return len(self.class_names)
 
     def setup(self, stage: str) -> None:
-        """Say before training how many videos are listed, split by split; those left out are told beside."""
+        """Say before training how many videos there are, split by split, and how many of the listed are left out."""
+        self._ready = {}
         if stage == "fit":
-            train, val = self.listed("train"), self.listed("val")
-            if not val:
-                train, val = carve(train, self.val_fraction, self.seed)
-            sizes = {"train": len(train), "val": len(val)}
-            with suppress(DynvidError):  # training needs no test list
-                sizes["test"] = len(self.listed("test"))
-            counted = ", ".join(f"{split} {size}" for split, size in sizes.items() if size)
-            rank_zero_info(f"{counted} videos of {self.num_classes} class{'es' if self.num_classes > 1 else ''}")
+            found: dict[Split, list[Video]] = {"train": self.videos("train")}
+            others: tuple[Split, ...] = ("val", "test")
+            for split in others:
+                with suppress(DynvidError):  # said by its loader: training may do without
+                    found[split] = self.videos(split)
+            counted = []
+            for split, videos in found.items():
+                left = len(self.missing[split]) + len(self.excluded[split])
+                if videos or left:
+                    counted.append(f"{split} {len(videos)}" + (f" ({left} left out)" if left else ""))
+            classes = f"{self.num_classes} class{'es' if self.num_classes > 1 else ''}"
+            rank_zero_info(f"{', '.join(counted)} videos of {classes}")
+            if self.trainer:  # which asks for the loaders next; by hand, arguments may change before
+                self._ready = {split: videos for split, videos in found.items() if split != "test"}
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled training videos; an incomplete last batch is left out unless it is the only one."""
@@ -206,13 +224,14 @@ class VideoDataModule(pl.LightningDataModule, ABC):
 
     def teardown(self, stage: str) -> None:
         """Say how many videos were left out, and which."""
+        self._ready = {}
         if self.skipped:
             reasons = list(self.skipped.values())
             warnings.warn(f"{len(reasons)} unreadable video(s) left out: {_some(reasons)}", stacklevel=2)
 
     def _loader(self, split: Split, clips: int = 1, crops: int = 1) -> DataLoader[Any]:
         train = split == "train"
-        videos = self.videos(split)
+        videos = self._ready.pop(split, None) or self.videos(split)
         self._report(split, len(videos))
         if not videos:
             raise InputError(f"{self.root}: no {split} videos; add some, or do without the {split} step")

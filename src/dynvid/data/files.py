@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dynvid.data.video import VIDEO_SUFFIXES
+from dynvid.data.walk import entries_once, is_folder
 from dynvid.errors import InputError, MissingFileError
 from dynvid.text import printable
 
@@ -33,22 +34,17 @@ def find_all(folder: Path, names: Collection[str]) -> dict[str, list[str]]:
         `{name: paths}` of those that are there, the least nested first, then by path.
     """
     found: dict[str, list[str]] = defaultdict(list)
-    folders, seen = [str(folder)], set()
+    folders, seen = [str(folder)], set[tuple[int, int]]()
     for current in folders:  # grows on the way: breadth first
-        status = os.stat(current)
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(current) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                stem, suffix = os.path.splitext(entry.name)
-                if suffix.lower() in VIDEO_SUFFIXES and stem in names:
-                    found[stem].append(entry.path)
-                elif entry.is_dir():
-                    if entry.name in names:
-                        found[entry.name].append(entry.path)
-                    elif not entry.name.startswith("."):
-                        folders.append(entry.path)
+        for entry in entries_once(current, seen) or ():
+            stem, suffix = os.path.splitext(entry.name)
+            if suffix.lower() in VIDEO_SUFFIXES and stem in names:
+                found[stem].append(entry.path)
+            elif is_folder(entry):
+                if entry.name in names:
+                    found[entry.name].append(entry.path)
+                elif not entry.name.startswith("."):
+                    folders.append(entry.path)
     return dict(found)
 
 

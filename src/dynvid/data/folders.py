@@ -6,7 +6,8 @@ from typing import NamedTuple, get_args
 
 from dynvid.data.dataset import Split
 from dynvid.data.files import place, read_rows, short
-from dynvid.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_frame
+from dynvid.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from dynvid.data.walk import by_kind, entries_once
 from dynvid.errors import InputError
 from dynvid.text import printable
 
@@ -107,27 +108,22 @@ def _videos(folder: Path, passed: Counter[str]) -> list[Path]:
     """Videos of a class at any depth, sorted by path: files with a known ending, and folders of frames."""
     videos: list[Path] = []
     endings: Counter[str] = Counter()
-    folders, seen = [folder], set()
+    folders, seen = [folder], set[tuple[int, int]]()
     while folders:
         current = folders.pop()
-        status = current.stat()
-        if (status.st_dev, status.st_ino) in seen:  # a link that leads back
+        entries = entries_once(current, seen)
+        if entries is None:  # a link that leads back
             continue
-        seen.add((status.st_dev, status.st_ino))
-        inside = list(current.iterdir())
-        shown = [path for path in inside if not path.name.startswith(".")]
-        deeper = [path for path in shown if path.is_dir()]
-        files = [path for path in shown if not path.is_dir()]
-        clips = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
-        if current != folder and not clips and any(map(is_frame, files)):  # an image beside a video is its thumbnail
+        inside = by_kind(entries)
+        if current != folder and inside.is_video:
             videos.append(current)
-            passed["inside folders of frames"] += len(deeper)
+            passed["inside folders of frames"] += len(inside.folders)
             continue
-        passed["hidden"] += len(inside) - len(shown)
-        passed["empty"] += not inside
-        endings.update(_ending(path) for path in files if path.suffix.lower() not in VIDEO_SUFFIXES)
-        videos += clips
-        folders += deeper
+        passed["hidden"] += len(inside.hidden)
+        passed["empty"] += not entries
+        endings.update(map(_ending, inside.frames + inside.others))
+        videos += inside.videos
+        folders += inside.folders
     if not videos:
         found = ", ".join(sorted(endings)[:8]) or "nothing"
         own = "the frames of a video go into a folder of their own"
