@@ -19,7 +19,7 @@ ALLOWED = {
     "costs": set(),
     "published": {"errors"},
     "losses": {"errors"},
-    "calibration": {"errors", "policy"},
+    "calibration": {"errors", "calibration"},
     "metrics": {"errors", "policy", "calibration", "published"},
     "nets": {"errors", "routes", "policy", "costs", "nets"},
     "data": {"errors", "text", "data"},
