@@ -11,6 +11,7 @@ from dynvid.calibration.candidates import (
     thresholds_for_drop,
 )
 from dynvid.calibration.operate import Operation, operate
+from dynvid.calibration.promise import smallest_risk, thresholds_for_risk, videos_needed
 
 __all__ = [
     "SHARED_LEVELS",
@@ -21,6 +22,9 @@ __all__ = [
     "frontier",
     "num_candidates",
     "operate",
+    "smallest_risk",
     "thresholds_for_budget",
     "thresholds_for_drop",
+    "thresholds_for_risk",
+    "videos_needed",
 ]
