@@ -175,7 +175,7 @@ def judge(
             "worst_loss": true.accuracy.max(),
             "top1_change": top1.mean() - correct[-1].float().mean(),
         }
-        results[risk] = {name: round(figure.item(), 5) for name, figure in figures.items()}
+        results[risk] = {name: round(figure.item(), 5) + 0.0 for name, figure in figures.items()}  # 0.0: not -0.0
     return results
 
 

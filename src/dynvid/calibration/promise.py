@@ -39,7 +39,8 @@ def thresholds_for_risk(
     It assumes that new videos come as these came: drawn from the same source, each independently of the others.
     It is broken
 
-    - by another source: other cameras, other classes or another mix of them, another preparation of the frames;
+    - by another source: other cameras, other classes or another mix of them, frames prepared otherwise, a net run in
+      another precision;
     - by videos that the net was trained on, or that chose the checkpoint or the temperature of the scores: the net is
       better on them than on new ones;
     - by clips of one recording that count as independent videos: give `groups`;
@@ -54,9 +55,10 @@ def thresholds_for_risk(
         gmacs: Cumulative cost of each exit, K numbers.
         max_risk: Permitted share of the videos, in (0, 1); 0.01 is one in a hundred.
         confidence: In (0, 1).
-        groups: The recording that each video was cut from, N ints or strings. Recordings are then what is drawn, and
-            the share is the mean over recordings of the share lost in each. One video of each is used, drawn at
-            random with a fixed seed: its loss is 0 or 1 with just that mean, and the test stays exact.
+        groups: The recording that each video was cut from, N ints or strings; one that is its own needs a name of its
+            own. Recordings are then what is drawn, and the share is the mean over recordings of the share lost in
+            each. One video of each is used, drawn at random with a fixed seed: its loss is 0 or 1 with just that mean,
+            and the test stays exact.
 
     Raises:
         ValueError: Shapes do not fit, a share is out of range, scores are not finite, or the last exit loses videos.
