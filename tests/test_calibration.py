@@ -1,5 +1,8 @@
 """Threshold search against loops in numpy."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from dynvid.calibration import (
     thresholds_for_budget,
     thresholds_for_drop,
 )
+from dynvid.policy import choose_exits
 
 GMACS = (1.0, 2.0, 5.0)
 
@@ -84,6 +88,36 @@ def test_operation_equals_a_loop(seed, thresholds):
     assert found.gmacs.item() == pytest.approx(spent / 60, rel=1e-5)
     assert found.accuracy.item() == pytest.approx(right / 60, rel=1e-5)
     assert found.share[0].tolist() == pytest.approx([t / 60 for t in taken])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_masks_count_what_the_policy_chooses(dtype):
+    for seed in range(30):
+        exits, videos = 1 + seed % 5, (1, 7, 200)[seed % 3]
+        scores, correct = outcomes(seed, videos, exits)
+        scores = ((10 * scores).round() / 10).to(dtype)  # many ties
+        thresholds = candidate_thresholds(scores)
+        found = operate(scores, correct, range(1, exits + 1), thresholds)
+        taken = torch.stack([choose_exits(scores, row) for row in thresholds])  # (M, N), as the policy chooses
+        share = torch.stack([(taken == k).float().mean(1) for k in range(exits)], dim=1)
+        assert torch.equal(found.share, share)
+        assert torch.equal(found.accuracy, correct[taken, torch.arange(videos)].float().mean(1))
+        assert torch.allclose(found.gmacs, (taken + 1).float().mean(1))
+
+
+def test_memory_grows_with_the_videos_and_not_with_the_candidates():
+    """1,240 sets of thresholds times 20,000 videos would be 200 MB as int64."""
+    code = """
+import resource, torch
+from dynvid.calibration import frontier
+scores, correct = torch.rand(16, 20_000), torch.rand(16, 20_000) < 0.7
+frontier(scores[:, :100], correct[:, :100], range(1, 17))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+frontier(scores, correct, range(1, 17))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(found.stdout) < 50
 
 
 @settings(deadline=None, max_examples=20)

@@ -24,7 +24,7 @@ ALLOWED = {
     "published": {"errors"},
     "losses": {"errors"},
     "saving": {"errors"},
-    "calibration": {"errors", "policy"},
+    "calibration": {"errors", "calibration"},
     "metrics": {"errors", "policy", "calibration", "published"},
     "nets": {"errors", "routes", "policy", "costs", "nets"},
     "data": {"errors", "text", "data"},

@@ -1,53 +1,19 @@
-"""Thresholds, found on a split that is neither trained on nor tested on."""
+"""Thresholds for a budget or for an observed loss: the best of few sets on a calibration split."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from dynvid.calibration.operate import operate
 from dynvid.errors import InputError
-from dynvid.policy import choose_exits
 
 # MSDNet's grid: exit k is given a share of the videos proportional to q**k.
 SHARE_RATIOS = tuple(round(0.05 * step, 2) for step in range(1, 40))
 SHARED_LEVELS = 80  # thresholds that all exits in use have in common
-
-
-class Operation(NamedTuple):
-    """What M sets of thresholds lead to on N videos.
-
-    Attributes:
-        accuracy: Top-1 in [0, 1], (M,).
-        gmacs: Mean GMACs per video, (M,).
-        share: Share of the videos that take each exit, (M, K).
-    """
-
-    accuracy: Tensor
-    gmacs: Tensor
-    share: Tensor
-
-
-def operate(scores: Tensor, correct: Tensor, gmacs: Sequence[float], thresholds: Tensor) -> Operation:
-    """Apply sets of thresholds to recorded scores.
-
-    Args:
-        scores: How sure each exit is of each video, float (K, N).
-        correct: Whether it is right, bool (K, N).
-        gmacs: Cumulative cost of each exit, K numbers.
-        thresholds: Float (M, K).
-
-    Example:
-        >>> scores = torch.tensor([[0.9, 0.2], [0.8, 0.7]])
-        >>> correct = torch.tensor([[True, False], [True, True]])
-        >>> operate(scores, correct, [1.0, 3.0], torch.tensor([[0.5, 0.0]]))
-        Operation(accuracy=tensor([1.]), gmacs=tensor([2.]), share=tensor([[0.5000, 0.5000]]))
-    """
-    exits, videos = scores.shape
-    taken = torch.stack([choose_exits(scores, row) for row in thresholds])  # (M, N)
-    right = correct[taken, torch.arange(videos, device=scores.device)]
-    share = torch.stack([(taken == k).float().mean(1) for k in range(exits)], dim=1)
-    return Operation(right.float().mean(1), share @ torch.tensor(gmacs, device=share.device).to(share), share)
 
 
 def num_candidates(exits: int) -> int:
@@ -74,13 +40,14 @@ def candidate_thresholds(scores: Tensor) -> Tensor:
         torch.Size([200, 3])
     """
     exits, videos = scores.shape
+    table = scores.float().cpu().numpy()
     rows = []
     for ratio in SHARE_RATIOS:
         shares = torch.tensor([ratio**k for k in range(1, exits + 1)], dtype=torch.float64)
         quotas = (videos * shares / shares.sum()).floor().long().tolist()
-        rows.append(_fill_quotas(scores, quotas))
+        rows.append(_fill_quotas(table, quotas))
     for off in range(exits - 1):
-        ascending = scores[off:-1].float().cpu().flatten().sort().values
+        ascending = torch.from_numpy(np.sort(table[off:-1], axis=None))
         levels = ascending[torch.linspace(0, len(ascending) - 1, SHARED_LEVELS).long()]
         shared = levels[:, None].repeat(1, exits)
         shared[:, :off] = torch.inf
@@ -173,14 +140,15 @@ def _outcomes(scores: Tensor, correct: Tensor, gmacs: Sequence[float]) -> tuple[
     return thresholds, cost, lost
 
 
-def _fill_quotas(scores: Tensor, quotas: list[int]) -> Tensor:
+def _fill_quotas(scores: NDArray[np.float32], quotas: list[int]) -> Tensor:
     exits, videos = scores.shape
-    inside = torch.ones(videos, dtype=torch.bool, device=scores.device)
+    inside = np.ones(videos, dtype=bool)
     thresholds = torch.full((exits,), torch.inf)
     for k in range(exits - 1):
-        quota = min(quotas[k], int(inside.sum()))
+        staying = scores[k][inside]
+        quota = min(quotas[k], len(staying))
         if quota:
-            leaving = scores[k].masked_fill(~inside, -torch.inf).topk(quota).values[-1]
-            thresholds[k] = leaving
+            leaving = np.partition(staying, -quota)[-quota]
+            thresholds[k] = float(leaving)
             inside &= scores[k] < leaving
     return thresholds
