@@ -224,15 +224,15 @@ def test_what_nobody_foresaw_in_one_file_is_named_and_the_others_are_labelled(
     with pytest.raises(SystemExit) as caught:
         main(["classify", str(checkpoint), "root", *output])
     assert caught.value.code == 1
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     said = "v.mp4: said on purpose" if reason is None else rf"root/odd\x0aname.mp4: {reason}"
     if output:
         rows = [strictly(line) for line in out.splitlines()]
         assert ["label" in row for row in rows] == [True, False, True]
         assert rows[1] == {"path": "root/odd\nname.mp4", "error": said}
     else:
-        assert f"error: {said}" in out
-        assert len(out.splitlines()) == 4
+        assert err == f"dynvid: {said}\n"
+        assert len(out.splitlines()) == 3
 
 
 def test_what_is_neither_a_file_nor_a_folder_is_not_opened(put, classify):
@@ -270,14 +270,14 @@ def test_the_table_cannot_be_steered_by_names(put, checkpoint, monkeypatch, caps
     monkeypatch.setattr(DynamicInferenceModule, "load_from_checkpoint", with_one_class)
     with pytest.raises(SystemExit):
         main(["classify", str(checkpoint), "root"])
-    out = capsys.readouterr().out
-    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028\ud800-\udfff]", out)
+    out, err = capsys.readouterr()
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028\ud800-\udfff]", out + err)
     label = r"plain [red]ma:star:rkup[/red] \x1b[31mansi\x0aline bidi \u202egnp caf\xe9"
     assert out.count(f" {label} ") == len(ODD)
     for text in (r"two\x0alines", r"\x1b[2Jansi", r"bidi\u202e4pm", "[bold]a[red]", ":star:", r"caf\xe9", r"\x80\xff"):
         assert f"root/{text}.mp4 " in out
-        assert f"error: root/broken {text}.mp4: cannot open" in out
-    assert len(out.splitlines()) == 1 + 2 * len(ODD)
+        assert f"dynvid: root/broken {text}.mp4: cannot open" in err
+    assert (len(out.splitlines()), len(err.splitlines())) == (1 + len(ODD), len(ODD))
 
 
 def test_an_error_is_one_line_that_steers_no_terminal(checkpoint):

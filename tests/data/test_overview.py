@@ -119,3 +119,18 @@ def test_real_splits_keep_recordings_apart(real_data: Path, tmp_path: Path) -> N
     data = VideoFolderDataModule(real_data / "ucf101_5", annotations="manifest.csv")
     sets = {split: data.videos(split) for split in ("train", "val", "test")}
     assert findings(sets, data.class_names, tmp_path) == []  # type: ignore[arg-type]
+
+
+def test_fit_doubts_what_paths_alone_tell(tmp_path: Path, write_video: WriteVideo, capsys, caplog) -> None:  # type: ignore[no-untyped-def]
+    for name in ("a", "b", "c"):
+        write_video(tmp_path / f"{name}.mp4", frames=3)
+    rows = [("a", "x", "train"), ("b", "x", "train"), ("b", "x", "train"), ("a", "x", "test"), ("c", "x", "val")]
+    (tmp_path / "a.csv").write_text("path,label,split\n" + "".join(f"{p}.mp4,{c},{s}\n" for p, c, s in rows))
+    with caplog.at_level("INFO"):
+        VideoFolderDataModule(tmp_path, "a.csv").setup("fit")
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("warning: ")]
+    assert said == [
+        "warning: one class only: there is nothing to tell apart",
+        f"warning: 1 videos are in two splits, such as {tmp_path / 'a.mp4'} in train and test",
+        f"warning: 1 videos are listed twice in one split, such as {tmp_path / 'b.mp4'}",
+    ]

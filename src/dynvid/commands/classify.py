@@ -120,11 +120,14 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     for heading in ("label", "probability", "exit", "GMACs", "saved", "frames read"):
         table.add_column(heading, justify="right")
     for row in rows:
-        path = Text(printable(row["path"]))  # as text, in which brackets and colons mean nothing
         if "error" in row:
-            table.add_row(path, Text(f"error: {printable(row['error'])}", "red"))
             continue
+        path = Text(printable(row["path"]))  # as text, in which brackets and colons mean nothing
         exit_taken = f"{row['frames']}x{row['depth']}"
         cells = [f"{row['gmacs']:.4g}", f"{100 * row['saved']:.1f} %", str(row["frames"])]
         table.add_row(path, Text(printable(row["label"])), f"{row['probability']:.3f}", exit_taken, *cells)
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    if table.rows:
+        Console(width=None if sys.stdout.isatty() else 4096).print(table)  # no line is broken on its way to a file
+    for row in rows:
+        if "error" in row:
+            print(f"dynvid: {printable(row['error'])}", file=sys.stderr)

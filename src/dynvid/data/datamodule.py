@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from dynvid.data.dataset import OnError, Split, Video, VideoDataset, collate
 from dynvid.data.files import find_all, find_paths, quoted, read_excluded, write_missing
 from dynvid.data.folders import Entry, read_csv, read_folders, told
+from dynvid.data.overview import doubts
 from dynvid.data.transforms import decode_size, eval_transform, mixup, three_crop_transform, train_transform
 from dynvid.errors import DynvidError, InputError, MissingFileError
 from dynvid.text import printable
@@ -192,6 +193,8 @@ class VideoDataModule(pl.LightningDataModule, ABC):
                     counted.append(f"{split} {len(videos)}" + (f" ({left} left out)" if left else ""))
             classes = f"{self.num_classes} class{'es' if self.num_classes > 1 else ''}"
             rank_zero_info(f"{', '.join(counted)} videos of {classes}")
+            for line in doubts(found, self.num_classes):
+                rank_zero_info(f"warning: {line}")
             if self.trainer:  # which asks for the loaders next; by hand, arguments may change before
                 self._ready = {split: videos for split, videos in found.items() if split != "test"}
 

@@ -87,6 +87,25 @@ def findings(sets: Sets, class_names: Sequence[str], folder: Path) -> list[str]:
     return lines
 
 
+def doubts(sets: Sets, num_classes: int) -> list[str]:
+    """What the paths alone tell to be wrong with a data set, a line each; `dynvid check` compares contents too."""
+    lines = []
+    if num_classes == 1:
+        lines.append("one class only: there is nothing to tell apart")
+    splits_of: dict[str, Counter[Split]] = defaultdict(Counter)
+    for split, videos in sets.items():
+        for video in videos:
+            splits_of[video.path][split] += 1
+    torn = [path for path, splits in splits_of.items() if len(splits) > 1]
+    twice = [path for path, splits in splits_of.items() if max(splits.values()) > 1]
+    if torn:
+        splits = " and ".join(splits_of[torn[0]])
+        lines.append(f"{len(torn)} videos are in two splits, such as {printable(torn[0])} in {splits}")
+    if twice:
+        lines.append(f"{len(twice)} videos are listed twice in one split, such as {printable(twice[0])}")
+    return lines
+
+
 def same_content(sets: Sets) -> list[list[tuple[Split, Video]]]:
     """Videos of equal bytes that are in several splits or have several labels.
 
