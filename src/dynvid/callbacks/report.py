@@ -15,8 +15,8 @@ from dynvid.calibration import operate
 from dynvid.metrics import FlopsAccuracy, draw_legend, plot_curve
 from dynvid.module import DynamicInferenceModule
 from dynvid.published import Dataset
-from dynvid.saving import write_whole
 from dynvid.text import printable
+from dynvid.whole import write_whole
 
 
 class FlopsAccuracyReport(pl.Callback):
