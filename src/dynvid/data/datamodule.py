@@ -1,5 +1,6 @@
 """Lightning data modules: a common base, and one for videos sorted into folders or listed in a CSV file."""
 
+import math
 import os
 import random
 import warnings
@@ -10,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -48,7 +49,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             which nothing can be read stops the run all the same, so run `dynvid check` first.
         max_missing: Share of the listed videos that may be missing, in [0, 1].
         exclude: CSV file of videos to leave out, such as the `unreadable.csv` of `dynvid check`.
-        val_fraction: Share of the training sources to validate on, where the data has no validation split.
+        val_fraction: Share of the training sources to validate on, in (0, 1), where the data has no validation split.
         seed: Seed of that choice.
         test_clips: Clips per video in the test of a static net, 10 in most published tables.
         test_crops: Crops per clip there, 1 or 3. With more than one view in all, test batches hold videos of
@@ -78,11 +79,20 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         test_crops: Literal[1, 3] = 1,
     ) -> None:
         super().__init__()
-        for name, value in (("num_frames", num_frames), ("size", size), ("batch_size", batch_size)):
-            if value < 1:
-                raise InputError(f"{name}={value}: 1 or more")
-        if num_workers is not None and num_workers < 0:
-            raise InputError(f"num_workers={num_workers}: 0 or more")
+        for name, value, fits, meant in (
+            ("num_frames", num_frames, num_frames >= 1, "1 or more"),
+            ("size", size, size >= 1, "1 or more"),
+            ("batch_size", batch_size, batch_size >= 1, "1 or more"),
+            ("num_workers", num_workers, num_workers is None or num_workers >= 0, "0 or more"),
+            ("mixup", mixup, 0 <= mixup < math.inf, "0 or more, and finite"),
+            ("on_error", on_error, on_error in get_args(OnError), "raise or skip"),
+            ("max_missing", max_missing, 0 <= max_missing <= 1, "from 0 to 1"),
+            ("val_fraction", val_fraction, 0 < val_fraction < 1, "between 0 and 1"),
+            ("test_clips", test_clips, test_clips >= 1, "1 or more"),
+            ("test_crops", test_crops, test_crops in (1, 3), "1 or 3"),
+        ):
+            if not fits:  # nor does nan
+                raise InputError(f"{name}={printable(value)}: {meant}")
         self.min_area = 0.25  # of a training crop
         self.root = Path(root)
         self.num_frames = num_frames
