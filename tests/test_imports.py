@@ -36,7 +36,9 @@ ALLOWED = {
     "callbacks": {
         *("errors", "text", "strict_json", "calibration", "metrics", "module", "published", "whole", "callbacks"),
     },
-    "commands": {"errors", "text", "strict_json", "packaged", "callbacks", "commands", "data", "module"},
+    "commands": {
+        *("errors", "text", "strict_json", "packaged", "callbacks", "checkpoint", "commands", "data", "module", "nets"),
+    },
     "cli": {"errors", "text", "packaged", "commands"},
 }
 
