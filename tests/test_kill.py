@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import os
 import random
 import re
 import shutil
@@ -166,6 +167,53 @@ def test_training_does_not_go_on_from_weights_only(files, clips, capsys):
         main([*arguments("fit", clips), "--ckpt_path", "last"])
     assert caught.value.code == 1
     assert f"{last} holds weights only, and no training can go on from it" in capsys.readouterr().err
+
+
+def with_older_run(last):
+    """The path of a run before the one of `last`."""
+    older = last.parents[1].with_name("version_older") / "checkpoints"
+    older.mkdir(parents=True)
+    for file in last.parent.glob("*.ckpt"):
+        shutil.copy(file, older)
+        os.utime(older / file.name, (1e9, 1e9))
+    return older
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_run_that_was_killed_before_its_first_last_is_the_newest_still(files, clips, capsys, older):
+    last, best = files
+    if older:
+        with_older_run(last)
+    last.unlink()
+    assert taken(capsys, clips)[:2] == [
+        f"{last.parent}, the newest run, was stopped before it wrote a last.ckpt; taking best.ckpt",
+        f"checkpoint: {best}",
+    ]
+    if older:
+        best.write_bytes(b"")
+        before = last.parents[1].with_name("version_older") / "checkpoints" / "last.ckpt"
+        said = f"{best} cannot be read; taking {before}, the newest that can"
+        assert taken(capsys, clips)[:2] == [said, f"checkpoint: {before}"]
+
+
+def test_the_best_of_an_older_run_is_not_taken_in_silence(files, clips, capsys):
+    last, best = files
+    older = with_older_run(last)
+    best.unlink()
+    capsys.readouterr()
+    main([*arguments("validate", clips), "--ckpt_path", "best"])
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        f"{last.parent}, the newest run, has no best.ckpt; taking that of an older one",
+        f"checkpoint: {older / 'best.ckpt'}",
+    ]
+
+
+def test_a_last_whose_steps_are_no_number_is_passed_over(files, clips, capsys):
+    last, best = files
+    saved = torch.load(last, weights_only=True)
+    saved["global_step"] = "abc"
+    torch.save(saved, last)
+    assert taken(capsys, clips)[0] == f"{last} cannot be read; taking {best}, the newest that can"
 
 
 ODD_STATES = {
