@@ -114,6 +114,21 @@ def test_arguments_out_of_range_are_named(mine, tmp_path, key, value, reason):
     assert re.search(reason, message), message
 
 
+@pytest.mark.parametrize(
+    ("frames", "size", "allowed"),
+    [
+        *[(16, 224, True), (64, 512, True), (128, 1024, True), (4096, 256, True)],
+        *[(4096, 8192, False), (4096, 257, False), (5, 8192, False)],
+    ],
+)
+def test_frames_and_their_size_are_bounded_together(mine, tmp_path, frames, size, allowed):
+    """`classify` makes a clip of both; the largest of each would take 1.4 TB."""
+    mine["dynvid"]["net"]["init_args"] |= {"num_frames": frames, "input_size": size, "route": [[1, 2], [frames, 4]]}
+    torch.save(mine, tmp_path / "large.ckpt")
+    said = f"num_frames={frames} of input_size={size}: more than 268435456 pixels in one clip"
+    assert (said in refused(tmp_path / "large.ckpt")) != allowed  # the weights are of another route
+
+
 def change(path, value):
     """A change of the entry at `path`."""
 

@@ -224,6 +224,37 @@ def test_what_another_process_still_writes_stays(tmp_path):
     assert not busy.exists()
 
 
+def test_two_processes_write_into_one_folder(tmp_path):
+    """Each takes away what killed ones left, and never what the other is about to write."""
+    other = os.fork()
+    name, code = f"{'own' if other else 'other'}.ckpt", 1
+    try:
+        for number in range(600):
+            write_whole(tmp_path / name, str(number).encode())
+        code = 0
+    finally:
+        if not other:
+            os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]) == 0
+    assert sorted(os.listdir(tmp_path)) == ["other.ckpt", "own.ckpt"]
+
+
+def test_a_file_that_is_removed_before_it_is_locked_is_begun_anew(tmp_path, monkeypatch):
+    """The worst moment, made certain: another writer comes between the making of a file and its lock."""
+    lock, removed = fcntl.flock, []
+
+    def late(file, how):
+        if not removed:
+            removed.extend(tmp_path.glob(".*"))
+            removed[0].unlink()
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    write_whole(tmp_path / "own.ckpt", b"x")
+    assert len(removed) == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"own.ckpt": b"x"}
+
+
 def test_a_link_is_replaced_and_never_followed(tmp_path):
     (tmp_path / "best.ckpt").write_bytes(b"best")
     (tmp_path / "last.ckpt").symlink_to("best.ckpt")

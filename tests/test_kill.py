@@ -1,6 +1,9 @@
 """`dynvid fit` stopped from outside, or by a full disk: no finished epoch is lost."""
 
+import contextlib
+import copy
 import os
+import random
 import re
 import shutil
 import signal
@@ -11,8 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from dynvid.checkpoint import read_checkpoint, read_run
 from dynvid.cli import main
 from dynvid.data import SyntheticDataModule
+from dynvid.errors import InputError
+
+from .test_checkpoint import ODD, mutate
 
 TINY = [
     *("fit", "--config", "quickstart.yaml", "--data.clips_per_class", "3", "--data.clip_frames", "8"),
@@ -176,3 +183,139 @@ def test_training_does_not_go_on_from_weights_only(files, clips, capsys):
         main([*arguments("fit", clips), "--ckpt_path", "last"])
     assert caught.value.code == 1
     assert f"{last} holds weights only, and no training can go on from it" in capsys.readouterr().err
+
+
+def with_older_run(last):
+    """The path of a run before the one of `last`."""
+    older = last.parents[1].with_name("version_older") / "checkpoints"
+    older.mkdir(parents=True)
+    for file in last.parent.glob("*.ckpt"):
+        shutil.copy(file, older)
+        os.utime(older / file.name, (1e9, 1e9))
+    return older
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_run_that_was_killed_before_its_first_last_is_the_newest_still(files, clips, capsys, older):
+    last, best = files
+    if older:
+        with_older_run(last)
+    last.unlink()
+    assert taken(capsys, clips)[:2] == [
+        f"{last.parent}, the newest run, was stopped before it wrote a last.ckpt; taking best.ckpt",
+        f"checkpoint: {best}",
+    ]
+    if older:
+        best.write_bytes(b"")
+        before = last.parents[1].with_name("version_older") / "checkpoints" / "last.ckpt"
+        said = f"{best} cannot be read; taking {before}, the newest that can"
+        assert taken(capsys, clips)[:2] == [said, f"checkpoint: {before}"]
+
+
+def test_the_best_of_an_older_run_is_not_taken_in_silence(files, clips, capsys):
+    last, best = files
+    older = with_older_run(last)
+    best.unlink()
+    capsys.readouterr()
+    main([*arguments("validate", clips), "--ckpt_path", "best"])
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        f"{last.parent}, the newest run, has no best.ckpt; taking that of an older one",
+        f"checkpoint: {older / 'best.ckpt'}",
+    ]
+
+
+def test_a_last_whose_steps_are_no_number_is_passed_over(files, clips, capsys):
+    last, best = files
+    saved = torch.load(last, weights_only=True)
+    saved["global_step"] = "abc"
+    torch.save(saved, last)
+    assert taken(capsys, clips)[0] == f"{last} cannot be read; taking {best}, the newest that can"
+
+
+ODD_STATES = {
+    "pytorch-lightning_version": [None, 2, "\x1b[2J", "2", "2.6.6\n", "9" * 5000, "2.6" * 100],
+    "global_step": ["abc", 1.5, torch.tensor([1, 2])],
+    "epoch": [None, "3"],
+    "loops": [3, [], {"fit_loop": 3}],
+    "callbacks": [[1], 3, {"EarlyStopping{}": 1}],
+    "optimizer_states": [3, {}, [1]],
+    "lr_schedulers": ["x" * 10_000, [None]],
+}
+
+
+@pytest.mark.parametrize("key", ODD_STATES)
+def test_what_lightning_would_trip_over_is_named(files, key):
+    last, _ = files
+    whole = torch.load(last, weights_only=True)
+    assert read_run(last)["global_step"] == whole["global_step"]
+    for value in ODD_STATES[key]:
+        torch.save(whole | {key: value}, last)
+        with pytest.raises(InputError) as caught:
+            read_run(last)
+        assert re.match(rf"{re.escape(str(last))}: {key} is [ -~]{{1,200}}$", str(caught.value)), caught.value
+        read_checkpoint(last)  # the weights can be had all the same
+    del whole[key]
+    torch.save(whole, last)
+    if key == "pytorch-lightning_version":
+        with pytest.raises(InputError, match="pytorch-lightning_version is None"):
+            read_run(last)
+    else:
+        assert key not in read_run(last)
+
+
+def deeper(*path, value):
+    """A checkpoint with another value at `path`."""
+
+    def changed(saved):
+        inner = saved
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = value
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("command", "changed", "said"),
+    [
+        ("test", deeper("dynvid", "net", "init_args", "num_classes", value=torch.tensor([1, 2])), "must be plain data"),
+        ("test", deeper("dynvid", "net", "init_args", "shift", value="x" * 900), "shift='xxx"),
+        ("test", deeper("dynvid", "calibrated", value=torch.tensor([1, 2])), "calibrated is tensor"),
+        ("fit", deeper("loops", "fit_loop", "epoch_progress", value=3), "cannot be restored"),
+        ("fit", deeper("optimizer_states", 0, "param_groups", value=[]), "cannot be restored"),
+        ("fit", deeper("optimizer_states", 0, value={}), "cannot be restored"),
+    ],
+)
+def test_a_part_that_does_not_fit_is_one_line(files, clips, capsys, command, changed, said):
+    last, _ = files
+    saved = torch.load(last, weights_only=True)
+    changed(saved)
+    torch.save(saved, last)
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments(command, clips), "--trainer.max_epochs", "2", "--ckpt_path", str(last)])
+    assert caught.value.code == 1
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("dynvid: error: "))
+    assert said in line
+    assert len(line) < 1000
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.filterwarnings("ignore")
+def test_random_changes_are_refused_in_one_line_or_do_no_harm(files, clips, capsys, seed):
+    last, _ = files
+    whole, chance = torch.load(last, weights_only=True), random.Random(seed)
+    for _ in range(5):
+        changed, command = copy.deepcopy(whole), chance.choice(["test", "fit"])
+        if command == "test":
+            mutate(changed, chance)
+        if command == "fit" or chance.random() < 0.5:
+            changed[chance.choice([*ODD_STATES])] = chance.choice(ODD)
+        torch.save(changed, last)
+        capsys.readouterr()
+        with contextlib.suppress(SystemExit):  # anything else is a bug
+            main([*arguments(command, clips), "--trainer.max_epochs", "2", "--ckpt_path", str(last)])
+            continue
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dynvid: error: ")]
+        assert len(lines) == 1
+        assert lines[0].isprintable()
+        assert len(lines[0]) < 2000

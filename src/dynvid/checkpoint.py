@@ -1,5 +1,6 @@
 """Checkpoints, which may come from strangers: everything in them is checked before anything is built. No Lightning."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,21 @@ from dynvid.calibration import num_candidates
 from dynvid.errors import InputError
 from dynvid.nets import ExitNet
 from dynvid.nets.compiled import plain_name
-from dynvid.nets.description import shown
+from dynvid.nets.description import check_plain, shown
 from dynvid.nets.spec import net_from_state
 from dynvid.nets.weights.file import check_tensors, read_file
 from dynvid.policy import SCORES
 
 THRESHOLDS = ("policy.thresholds", "curve_thresholds")  # these may be infinite: an exit that is off
+# What Lightning takes as it is when it restores a run: the type of each part, and of what is in it.
+LIGHTNING: dict[str, tuple[type, type | None]] = {
+    "global_step": (int, None),
+    "epoch": (int, None),
+    "loops": (dict, dict),
+    "callbacks": (dict, dict),
+    "optimizer_states": (list, dict),
+    "lr_schedulers": (list, dict),
+}
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -32,6 +42,27 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     checkpoint["state_dict"] = {plain_name(name): x for name, x in checkpoint["state_dict"].items()}
+    return checkpoint
+
+
+def read_run(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that Lightning is to restore, by `read_checkpoint`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: See `read_checkpoint`; or what Lightning wrote beside the weights is missing or of another type.
+    """
+    checkpoint = read_checkpoint(path)
+    version = checkpoint.get("pytorch-lightning_version")
+    number = r"\d{1,9}(\.\d{1,9}){1,4}((a|b|rc|\.?dev|\.?post)\d{1,9}){0,3}(\+[a-z0-9.]{1,40})?"
+    if not isinstance(version, str) or not re.fullmatch(number, version, re.ASCII):
+        raise InputError(f"{path}: pytorch-lightning_version is {shown(version)}, so Lightning cannot restore it")
+    for key, (kind, inner) in LIGHTNING.items():
+        part = checkpoint.get(key)
+        inside = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+        if key in checkpoint and not (isinstance(part, kind) and all(isinstance(x, inner or object) for x in inside)):
+            wanted = kind.__name__ + (f" of {inner.__name__}s" if inner else "")
+            raise InputError(f"{path}: {key} is {shown(part)}, not of type {wanted}")
     return checkpoint
 
 
@@ -54,6 +85,12 @@ def described(checkpoint: Mapping[str, Any], path: str | Path = "the checkpoint"
         raise InputError(f"{path}: score is {shown(score)}: use {', '.join(SCORES)}")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise InputError(f"{path}: class_names is {shown(names)}, not a list of names")
+    if not isinstance(saved.get("calibrated", True), bool):
+        raise InputError(f"{path}: calibrated is {shown(saved['calibrated'])}, not true or false")
+    try:
+        check_plain("init_args", net["init_args"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return dict(saved)
 
 

@@ -22,6 +22,7 @@ from dynvid.losses import ExitLoss
 from dynvid.metrics import FlopsAccuracy, FlopsAccuracyCurve
 from dynvid.nets import ExitNet
 from dynvid.nets.compiled import drop_compiled_names, plain_name, take_names_of
+from dynvid.nets.description import shown
 from dynvid.nets.weights.file import check_fit
 from dynvid.policy import Score, ThresholdPolicy
 from dynvid.saving import use_whole_files
@@ -375,7 +376,8 @@ class DynamicInferenceModule(pl.LightningModule):
         """
         saved = described(checkpoint)
         mine, theirs = self.net.spec()["init_args"], saved["net"]["init_args"]
-        other = [f"{key}={theirs.get(key)!r} (here {mine[key]!r})" for key in mine if theirs.get(key) != mine[key]]
+        changed = [key for key in mine if theirs.get(key) != mine[key]]
+        other = [f"{key}={shown(theirs.get(key))} (here {shown(mine[key])})" for key in changed]
         if other:
             raise InputError(
                 f"the checkpoint holds another net: {', '.join(other)}; use the config it was trained with"
@@ -388,7 +390,8 @@ class DynamicInferenceModule(pl.LightningModule):
         names = saved["class_names"]
         if names and self.class_names and names != self.class_names:
             raise InputError(
-                f"the checkpoint knows other classes ({names[:3]}...) than the data ({self.class_names[:3]}...)"
+                f"the checkpoint knows other classes ({shown(names[:3])}...) than the data "
+                f"({shown(self.class_names[:3])}...)"
             )
         self.class_names = names
         self._restore(checkpoint)

@@ -4,6 +4,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ import pytest
 from PIL import Image
 
 from dynvid.cli import main
-from dynvid.data import VideoFolderDataModule, check_data, check_videos
+from dynvid.data import Video, VideoFolderDataModule, check_data, check_videos
 from dynvid.data.check import Checked, Summary, check_video
-from dynvid.data.files import read_excluded
+from dynvid.data.files import read_excluded, write_missing
+from dynvid.data.overview import findings
 from dynvid.errors import DynvidError
 
 from .conftest import WriteVideo
@@ -56,6 +58,33 @@ def test_video(videos: list[str]) -> None:
     assert (bad.status, cut.status) == ("unreadable", "damaged")
     assert "bad.mp4: cannot open" in bad.reason
     assert "0.jpg: frame 0 could not be decoded" in cut.reason
+
+
+@pytest.mark.parametrize("name", ["unreadable.csv", "summary.json", "duplicates.csv", "missing_val.txt"])
+@pytest.mark.usefixtures("capsys")  # what is printed must not go to a file either
+def test_a_list_that_cannot_be_written_to_its_end_stays_as_it_was(videos: list[str], tmp_path: Path, name: str) -> None:
+    """A file of 100 bytes is the largest that there is room for; what is left of a list would pass for all of it."""
+
+    def write() -> None:
+        if name == "duplicates.csv":
+            findings({"train": [Video(videos[0], 0)], "val": [Video(videos[0], 0)] * 9}, ["a", "b"], tmp_path)
+        elif name == "missing_val.txt":
+            write_missing(videos, tmp_path, "val")
+        else:
+            check_videos(videos if name == "unreadable.csv" else videos[:1], tmp_path, 0)
+
+    write()
+    before = (tmp_path / name).read_bytes()
+    assert len(before) > 100
+    (tmp_path / name).write_bytes(before + b"an earlier line\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(DynvidError, match=f"{name}: cannot be written: File too large"):
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / name).read_bytes() == before + b"an earlier line\n"
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

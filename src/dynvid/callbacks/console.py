@@ -47,7 +47,7 @@ class EpochLine(pl.Callback):
         if self._validated and pl_module.curve is not None:
             found = summarise(pl_module, pl_module.curve)
             words.append(f"val/accuracy {100 * found['full']['accuracy']:.1f} %")
-            words.append(f"dynamic {100 * found['dynamic']['accuracy']:.1f} % with {100 * found['saved']:.1f} % saved")
+            words.append(f"dynamic {100 * found['dynamic']['accuracy']:.1f} % with {100 * found['saved']:z.1f} % saved")
         self._line = ", ".join(words)
         self._losses, self._validated = [], False
 

@@ -15,8 +15,8 @@ from dynvid.calibration import operate
 from dynvid.metrics import FlopsAccuracy, draw_legend, plot_curve
 from dynvid.module import DynamicInferenceModule
 from dynvid.published import Dataset
-from dynvid.saving import write_whole
 from dynvid.text import printable
+from dynvid.whole import write_whole
 
 
 class FlopsAccuracyReport(pl.Callback):
@@ -131,7 +131,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     print(f"full inference:    {100 * full['accuracy']:.1f} % at {full['gmacs']:.4g} GMACs per video")
     print(
         f"dynamic inference: {100 * dynamic['accuracy']:.1f} % at {dynamic['gmacs']:.4g} GMACs per video: "
-        f"{100 * summary['saved']:.1f} % saved, {points:+.1f} points"
+        f"{100 * summary['saved']:z.1f} % saved, {points:+z.1f} points"
     )
 
 

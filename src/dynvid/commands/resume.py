@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from dynvid.checkpoint import read_run
 from dynvid.errors import DynvidError, InputError
-from dynvid.module import read_checkpoint
 from dynvid.text import printable
 
 
 def newest_checkpoint(wanted: Literal["last", "best"], config: Any) -> str:
-    """The last or best checkpoint of the newest run of this config; in place of a damaged last one, the one before.
+    """The last or best checkpoint of the newest run of this config; whatever is taken in its place is said in a line.
 
     Raises:
         InputError: There is none, or it cannot be told by its name.
@@ -21,11 +21,16 @@ def newest_checkpoint(wanted: Literal["last", "best"], config: Any) -> str:
         raise InputError(f"--ckpt_path {wanted}: the checkpoint arguments make several files; give the path of one")
     folders = _checkpoint_folders(config)
     pattern = re.compile(rf"{re.escape(name)}(-v\d+)?\.ckpt")  # -v1: Lightning keeps a file of that name
-    found = _newest_first(p for folder in folders for p in folder.glob("*.ckpt") if pattern.fullmatch(p.name))
-    if not found:
+    files = _newest_first(path for folder in folders for path in folder.glob("*.ckpt"))
+    found = [path for path in files if pattern.fullmatch(path.name)]
+    if not (files if wanted == "last" else found):
         where = config.checkpoint.dirpath or config.trainer.default_root_dir or "."
         raise InputError(f"--ckpt_path {wanted}: no {name}.ckpt under {where}; run `dynvid fit` with this config first")
-    return str(found[0] if wanted == "best" else _last_state(found))
+    if wanted == "last":
+        return str(_last_state(files, found))
+    if found[0].parent != files[0].parent:
+        print(f"{printable(files[0].parent)}, the newest run, has no {name}.ckpt; taking that of an older one")
+    return str(found[0])
 
 
 def _checkpoint_folders(config: Any) -> list[Path]:
@@ -45,34 +50,44 @@ def _checkpoint_folders(config: Any) -> list[Path]:
     return [*root.glob("*/checkpoints"), *root.glob("*/*/checkpoints")]
 
 
-def _last_state(found: list[Path]) -> Path:
-    """The newest state that can be read, given the `last` files of all runs, newest first.
+def _last_state(files: list[Path], found: list[Path]) -> Path:
+    """The newest state that can be read: that of the newest run, whatever its name, before any of older runs.
 
-    A best file beside the newest `last` counts where it is ahead, since the run may have been killed between the two.
+    A best file beside the `last` counts where it is ahead, since the run may have been killed between the two.
+
+    Args:
+        files: The checkpoints of all runs, newest first.
+        found: The `last` files among them.
 
     Raises:
         InputError: None can be read.
     """
-    newest = found[0]
-    beside = _newest_first(path for path in newest.parent.glob("*.ckpt") if path not in found)
-    steps = _steps(newest)
-    if steps is not None:
-        age = newest.stat().st_mtime
-        ahead = [path for path in beside if path.stat().st_mtime > age and (_steps(path) or 0) > steps]
-        if ahead:
-            print(f"{printable(newest)} is behind: the run was stopped before it wrote it anew; taking {ahead[0].name}")
-        return ahead[0] if ahead else newest
-    for path in [*(p for p in found[1:] if p.parent == newest.parent), *beside, *found[1:]]:
-        if _steps(path) is not None:
-            print(f"{printable(newest)} cannot be read; taking {printable(path)}, the newest that can")
-            return path
-    raise InputError(f"--ckpt_path last: {newest} cannot be read, nor any other checkpoint")
+    runs = list(dict.fromkeys(path.parent for path in files))
+    ranked = sorted(files, key=lambda path: (runs.index(path.parent), path not in found))  # stable: newest first
+    state = next(((path, steps) for path in ranked if (steps := _steps(path)) is not None), None)
+    if state is None:
+        raise InputError(f"--ckpt_path last: {ranked[0]} cannot be read, nor any other checkpoint")
+    taken, steps = state
+    if taken != ranked[0]:
+        print(f"{printable(ranked[0])} cannot be read; taking {printable(taken)}, the newest that can")
+    elif taken not in found:
+        name = printable(taken.name)
+        print(f"{printable(runs[0])}, the newest run, was stopped before it wrote a last.ckpt; taking {name}")
+    else:
+        age = taken.lstat().st_mtime
+        beside = [path for path in files if path.parent == runs[0] and path not in found]
+        for path in beside:
+            if path.lstat().st_mtime > age and (_steps(path) or 0) > steps:
+                name = printable(path.name)
+                print(f"{printable(taken)} is behind: the run was stopped before it wrote it anew; taking {name}")
+                return path
+    return taken
 
 
 def _steps(path: Path) -> int | None:
-    """The optimizer steps that a checkpoint has behind it; None where it cannot be read."""
+    """The optimizer steps that a checkpoint has behind it; None where Lightning could not restore it."""
     try:
-        return int(read_checkpoint(path).get("global_step", 0))
+        return int(read_run(path).get("global_step", 0))
     except DynvidError:
         return None
 

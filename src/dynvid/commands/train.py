@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 import warnings
 from contextlib import nullcontext
 from functools import partial
@@ -16,6 +17,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelSummary, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.trainer.connectors import checkpoint_connector
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from dynvid.callbacks import (
@@ -26,12 +28,14 @@ from dynvid.callbacks import (
     PredictionWriter,
     TrainingCheckpoint,
 )
+from dynvid.checkpoint import read_run
 from dynvid.commands.hub import hub_asked_once
 from dynvid.commands.parser import ConfigFile, Parser, given
 from dynvid.commands.resume import newest_checkpoint
 from dynvid.data import VideoDataModule
-from dynvid.errors import InputError
-from dynvid.module import DynamicInferenceModule, read_checkpoint
+from dynvid.errors import DynvidError, InputError
+from dynvid.module import DynamicInferenceModule
+from dynvid.nets.description import said
 from dynvid.text import printable
 
 
@@ -157,7 +161,7 @@ class DynvidCLI(LightningCLI):
         elif wanted is not None and not Path(wanted).is_file():
             raise InputError(f"--ckpt_path {wanted}: no such file")
         if wanted is not None:
-            checkpoint = read_checkpoint(config.ckpt_path)  # says which file is damaged before anything else is built
+            checkpoint = read_run(config.ckpt_path)  # says which file is damaged before anything else is built
             if self.subcommand == "fit" and "optimizer_states" not in checkpoint:
                 raise InputError(
                     f"{config.ckpt_path} holds weights only, and no training can go on from it: begin another with "
@@ -189,13 +193,26 @@ class DynvidCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; a full disk is said with the folder, for loggers do not say which file they could not write."""
+        """Run it; what cannot be restored is said with the file, and a full disk with the folder: loggers do not."""
         try:
             super()._run_subcommand(subcommand)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
                 error.filename = getattr(self.trainer.logger, "log_dir", None) or self.trainer.default_root_dir
             raise
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, DynvidError) or not _in_restoring(error):
+                raise
+            path = self.config[subcommand].ckpt_path
+            raise InputError(
+                f"{path}: cannot be restored, a part is missing or not of this run: {said(error)}"
+            ) from error
+
+
+def _in_restoring(error: Exception) -> bool:
+    """Whether it comes from Lightning as it restores a checkpoint, of which it takes every part for what it expects."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == checkpoint_connector.__name__ for frame, _ in frames)
 
 
 def _check_writable(folder: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from dynvid.errors import InputError
 
 LARGEST = {"num_classes": 1_000_000, "num_frames": 4096, "input_size": 8192, "shift_div": 4096}
+LARGEST_CLIP = 2**28  # pixels: 4096 frames of 256 x 256, 256 of 1024 x 1024
 # Of numbers in backbone_args: widths and depths of real nets lie far below. Images of this side are really made.
 LARGEST_NUMBER, LARGEST_IMAGE = 16_384, 1024
 MOST_VALUES, DEEPEST, LONGEST_TEXT = 10_000, 8, 1000
@@ -22,6 +23,9 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     for name, largest in LARGEST.items():
         if not _is_whole(given[name]) or not 1 <= given[name] <= largest:
             raise InputError(f"{name}={shown(given[name])}: give a whole number from 1 to {largest}")
+    frames, size = given["num_frames"], given["input_size"]
+    if frames * size**2 > LARGEST_CLIP:
+        raise InputError(f"num_frames={frames} of input_size={size}: more than {LARGEST_CLIP} pixels in one clip")
     dropout = given["dropout"]
     if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
         raise InputError(f"dropout={shown(dropout)}: give a number from 0 to 1")
