@@ -124,7 +124,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             continue
         path = Text(printable(row["path"]))  # as text, in which brackets and colons mean nothing
         exit_taken = f"{row['frames']}x{row['depth']}"
-        cells = [f"{row['gmacs']:.4g}", f"{100 * row['saved']:.1f} %", str(row["frames"])]
+        cells = [f"{row['gmacs']:.4g}", f"{100 * row['saved']:z.1f} %", str(row["frames"])]
         table.add_row(path, Text(printable(row["label"])), f"{row['probability']:.3f}", exit_taken, *cells)
     if table.rows:
         Console(width=None if sys.stdout.isatty() else 4096).print(table)  # no line is broken on its way to a file

@@ -16,12 +16,13 @@ from rich.table import Table
 
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import Split
-from dynvid.data.files import csv_line, parse_rows, place, short, write_missing
+from dynvid.data.files import csv_line, parse_rows, place, short, write_csv, write_missing
 from dynvid.data.overview import class_table, findings
 from dynvid.data.video import verified_video
 from dynvid.data.workers import Lost, apply
 from dynvid.errors import DamagedVideoError, InputError
 from dynvid.text import printable
+from dynvid.whole import write_whole
 
 Status = Literal["ok", "damaged", "unreadable"]
 _STATUSES: dict[str, Status] = {status: status for status in get_args(Status)}
@@ -129,7 +130,7 @@ def check_videos(
     folder.mkdir(parents=True, exist_ok=True)
     names = list(dict.fromkeys(paths))
     bar = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[bad]} unreadable")
-    with _open(folder / "checked.csv", "a") as file:
+    with (folder / "checked.csv").open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
         _lock(file, folder)
         results = _resume(file, folder / "checked.csv")
         waiting = [path for path in names if path not in results]
@@ -142,14 +143,13 @@ def check_videos(
                 file.flush()
                 bad += result.status != "ok"
                 progress.update(task, advance=1, bad=bad)
-        with _open(folder / "unreadable.csv", "w") as listing:
-            # All that were ever found: those already left out by `exclude` are not among `paths`.
-            unreadable = [(abspath(result.path), result.reason) for result in results.values() if result.status != "ok"]
-            listing.writelines(map(csv_line, [("path", "reason"), *unreadable]))
+        # All that were ever found: those already left out by `exclude` are not among `paths`.
+        unreadable = [(abspath(result.path), result.reason) for result in results.values() if result.status != "ok"]
+        write_csv(folder / "unreadable.csv", [("path", "reason"), *unreadable])
         statuses = Counter(results[path].status for path in names)
         statistics = _statistics([results[path] for path in names])
         summary = Summary(len(names), statuses["unreadable"], statistics, statuses["damaged"])
-        (folder / "summary.json").write_text(json.dumps(asdict(summary), indent=2) + "\n")
+        write_whole(folder / "summary.json", (json.dumps(asdict(summary), indent=2) + "\n").encode())
     return summary
 
 
@@ -171,10 +171,6 @@ def _check_all(paths: Sequence[str], num_workers: int, time_limit: float) -> Ite
         return
     for path, result in apply(check_video, paths, num_workers, time_limit):
         yield Checked(path, "unreadable", f"{path}: {result.reason}") if isinstance(result, Lost) else result
-
-
-def _open(file: Path, mode: Literal["a", "w"]) -> TextIO:
-    return file.open(mode, newline="", encoding="utf-8", errors="surrogateescape")
 
 
 def _lock(file: TextIO, folder: Path) -> None:

@@ -14,6 +14,7 @@ from dynvid.data.video import VIDEO_SUFFIXES
 from dynvid.data.walk import entries_once, is_folder
 from dynvid.errors import InputError, MissingFileError
 from dynvid.text import printable
+from dynvid.whole import write_whole
 
 
 def find_names(folder: Path, names: Collection[str]) -> dict[str, str]:
@@ -212,9 +213,13 @@ def check_names(file: Path, numbered: Iterable[tuple[int, str]]) -> list[str]:
 def write_missing(names: Sequence[str], folder: str | Path, split: str) -> Path:
     """Write names of missing videos to `folder/missing_<split>.txt`, one per line."""
     file = Path(folder) / f"missing_{split}.txt"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(f"{printable(name)}\n" for name in names), encoding="utf-8")
+    write_whole(file, "".join(f"{printable(name)}\n" for name in names).encode())
     return file
+
+
+def write_csv(file: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV file whole, whatever bytes the names in it are made of."""
+    write_whole(file, "".join(map(csv_line, rows)).encode(errors="surrogateescape"))
 
 
 def csv_line(cells: Iterable[object]) -> str:

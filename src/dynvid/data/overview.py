@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dynvid.data.dataset import Split, Video
-from dynvid.data.files import csv_line
+from dynvid.data.files import write_csv
 from dynvid.data.video import is_frame
 from dynvid.text import printable
 
@@ -77,13 +77,15 @@ def findings(sets: Sets, class_names: Sequence[str], folder: Path) -> list[str]:
         first, second = (printable(class_names[label]) for label in (video.label, copy.label))
         pair = f"{printable(video.path)} ({first}) and {printable(copy.path)} ({second})"
         lines.append(f"{len(torn)} videos have two labels, such as {pair}; see {printable(listing)}")
-    listing.unlink(missing_ok=True)  # of an earlier check
     if twice or torn:
-        with listing.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(csv_line(("content", "split", "label", "path")))
-            for number, group in enumerate(groups, 1):
-                for split, video in group:
-                    file.write(csv_line((number, split, class_names[video.label], video.path)))
+        rows = [
+            (number, split, class_names[video.label], video.path)
+            for number, group in enumerate(groups, 1)
+            for split, video in group
+        ]
+        write_csv(listing, [("content", "split", "label", "path"), *rows])
+    else:
+        listing.unlink(missing_ok=True)  # of an earlier check
     return lines
 
 
