@@ -45,7 +45,7 @@ trainer = pl.Trainer(
 )
 trainer.fit(module, datamodule=data)
 trainer.test(module, datamodule=data, verbose=False)
-trainer.save_checkpoint("own.ckpt")
+trainer.save_checkpoint("own.ckpt", weights_only=False)
 
 # Later, elsewhere: the checkpoint holds net, thresholds, class names and sizes.
 module = DynamicInferenceModule.load_from_checkpoint("own.ckpt")

@@ -68,10 +68,6 @@ def run(args: list[str] | None) -> None:
         sys.exit(128 + signal.SIGTERM)
     except MisconfigurationException as error:
         raise InputError(str(error)) from error
-    except RuntimeError as error:  # a signal to the whole group ends the loader processes before this one has seen it
-        if not re.search(r"DataLoader worker .* killed by signal: Terminated", str(error)):
-            raise
-        sys.exit(128 + signal.SIGTERM)
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:
@@ -201,6 +197,8 @@ class DynvidCLI(LightningCLI):
                 error.filename = getattr(self.trainer.logger, "log_dir", None) or self.trainer.default_root_dir
             raise
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if self.trainer.received_sigterm:  # a signal to the whole group has ended the loader processes too
+                raise SIGTERMException from error
             if isinstance(error, DynvidError) or not _in_restoring(error):
                 raise
             path = self.config[subcommand].ckpt_path
