@@ -407,7 +407,7 @@ def test_random_changes_of_the_contents(content, tmp_path, seed):
 def test_random_damage_of_the_file(content, tmp_path):
     chance, path = random.Random(0), tmp_path / "odd.ckpt"
     torch.save(content, path)
-    whole = path.read_bytes()
+    whole, loaded = path.read_bytes(), 0
     for _ in range(150):
         damaged = bytearray(whole)
         kind = chance.random()
@@ -421,4 +421,5 @@ def test_random_damage_of_the_file(content, tmp_path):
             if damaged:
                 damaged[chance.randrange(min(end, len(damaged)))] ^= 1 << chance.randrange(8)
         path.write_bytes(damaged)
-        works_or_says_why(path)
+        loaded += works_or_says_why(path)
+    assert loaded < 15  # parts have check sums, so that a single bit tells but in the gaps between them

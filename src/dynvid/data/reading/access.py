@@ -82,8 +82,8 @@ class RandomAccess:
             frames = self._from_key(run)
             yield from ((missing.pop(time), frames[time]) for time in missing.keys() & frames.keys())
         if missing:  # only decoding from the start gives these
-            for frame, fed, flagged in self._decoder.decode_all():
-                if flagged or self._decoder.is_flagged(0, fed):
+            for frame, _, flagged in self._decoder.decode_all():
+                if flagged:
                     raise DamagedVideoError(self._damage(frame))
                 if frame.pts in missing:
                     yield missing.pop(frame.pts), frame
