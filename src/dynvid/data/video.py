@@ -2,8 +2,6 @@
 
 import os
 import threading
-from collections.abc import Iterable
-from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,13 +9,13 @@ import av
 import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dynvid.data.reading.access import RandomAccess, access_to
 from dynvid.data.reading.container import check_size, demux
 from dynvid.data.reading.converter import Converter, Image, display_matrix, shrunk
 from dynvid.data.reading.decoder import Decoder
-from dynvid.data.reading.folder import IMAGE_SUFFIXES, FrameFolder, checked_indices, is_frame, stacked
+from dynvid.data.reading.folder import IMAGE_SUFFIXES, FrameFolder, is_frame
+from dynvid.data.reading.reader import FrameReader
 from dynvid.errors import DamagedVideoError, VideoError
 
 __all__ = [
@@ -42,7 +40,7 @@ VIDEO_SUFFIXES = frozenset(
 _CHUNK = 32  # frames of a folder held in memory at a time
 
 
-class VideoReader:
+class VideoReader(FrameReader):
     """The frames of one video file, as a sequence that is read by index.
 
     The file is demuxed once and closed; the compressed packets stay in memory (the size of the video track on
@@ -76,10 +74,8 @@ class VideoReader:
             file, refers to other files, or is larger than the limits of `dynvid.data.reading.container`.
     """
 
-    name: str
     timestamps: NDArray[np.float64]
     fps: float
-    key_frames: list[int]
 
     def __init__(self, source: str | Path | bytes | BinaryIO, name: str | None = None) -> None:
         track = demux(source, name)
@@ -96,44 +92,12 @@ class VideoReader:
         """Seconds from the first frame to the end of the last."""
         return float(self.timestamps[-1]) + 1 / self.fps
 
-    @property
-    def height(self) -> int:
-        """Rows of a frame as shown, that is, after rotation."""
-        return self._shown_size[0]
-
-    @property
-    def width(self) -> int:
-        """Columns of a frame as shown, that is, after rotation."""
-        return self._shown_size[1]
-
-    def read(self, indices: Iterable[int] | Tensor, short_side: int | None = None) -> Tensor:
-        """Decode frames.
-
-        Args:
-            indices: Frame numbers in `[0, len(self))`, in any order, repeats allowed.
-            short_side: Shrink frames to this short side, in pixels, aspect kept; smaller frames stay.
-
-        Returns:
-            uint8 RGB `(T, C, H, W)` in the order asked, channels last in memory.
-
-        Raises:
-            FrameIndexError: An index is out of range.
-            VideoError: A frame cannot be decoded, or is damaged. Nothing is ever put in its place.
-        """
-        indices = checked_indices(indices, len(self), self.name)
-        if not indices:
-            return self.read([0], short_side)[:0]
-        with self._lock:
-            images = self._images(set(indices), short_side)
-        return stacked([images[i] for i in indices], self.name)
-
-    @cached_property
-    def _shown_size(self) -> tuple[int, int]:
-        height, width = self.read([0]).shape[-2:]
-        return height, width
-
     def _images(self, wanted: set[int], short_side: int | None) -> dict[int, Image]:
-        """Decode the wanted frames and convert them."""
+        """Decode the wanted frames and convert them; threads take turns."""
+        with self._lock:
+            return self._in_turn(wanted, short_side)
+
+    def _in_turn(self, wanted: set[int], short_side: int | None) -> dict[int, Image]:
         images: dict[int, Image] = {}
         early: list[tuple[int, VideoFrame]] = []  # decoded before the size of the first frame was known
         cause = "the decoder gave nothing"

@@ -1,23 +1,19 @@
 """Folders of JPEG or PNG frames, read as if they were a video."""
 
-import operator
 import re
 from collections import defaultdict
-from collections.abc import Iterable
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL.Image import Resampling
 from PIL.Image import fromarray as from_array
 from PIL.Image import open as open_image
 from PIL.ImageOps import exif_transpose
-from torch import Tensor
 
 from dynvid.data.reading.container import check_regular, check_size
 from dynvid.data.reading.converter import Image, shrunk
-from dynvid.errors import DamagedVideoError, FrameIndexError, VideoError
+from dynvid.data.reading.reader import FrameReader
+from dynvid.errors import DamagedVideoError, VideoError
 
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
 """Lower-case file endings that count as a frame of a frame folder."""
@@ -26,7 +22,7 @@ IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
 _FLOW = re.compile(r"(flow|tvl1|[xyuv](?=[_#.-])|.*[_-](flow|[xyuv])[_#.-])", re.IGNORECASE)
 
 
-class FrameFolder:
+class FrameFolder(FrameReader):
     """A folder of JPEG or PNG frames, read as if it were a video.
 
     Frames are ordered by the numbers in their names, so `img_2.jpg` comes before `img_10.jpg`. Beside numbered files
@@ -59,40 +55,8 @@ class FrameFolder:
     def __len__(self) -> int:
         return len(self._files)
 
-    @property
-    def height(self) -> int:
-        """Rows of the first frame."""
-        return self._size[0]
-
-    @property
-    def width(self) -> int:
-        """Columns of the first frame."""
-        return self._size[1]
-
-    def read(self, indices: Iterable[int] | Tensor, short_side: int | None = None) -> Tensor:
-        """Decode frames.
-
-        Args:
-            indices: Frame numbers in `[0, len(self))`, in any order, repeats allowed.
-            short_side: Shrink frames to this short side, in pixels, aspect kept; smaller frames stay.
-
-        Returns:
-            uint8 RGB `(T, C, H, W)` in the order asked, channels last in memory.
-
-        Raises:
-            FrameIndexError: An index is out of range.
-            VideoError: A frame cannot be decoded. Nothing is ever put in its place.
-        """
-        indices = checked_indices(indices, len(self), self.name)
-        if not indices:
-            return self.read([0], short_side)[:0]
-        images = {i: self._image(i, short_side) for i in set(indices)}
-        return stacked([images[i] for i in indices], self.name)
-
-    @cached_property
-    def _size(self) -> tuple[int, int]:
-        height, width = self.read([0]).shape[-2:]
-        return height, width
+    def _images(self, wanted: set[int], short_side: int | None) -> dict[int, Image]:
+        return {i: self._image(i, short_side) for i in wanted}
 
     def _image(self, index: int, short_side: int | None) -> Image:
         """Decode a frame to uint8 `(H, W, 3)`."""
@@ -122,23 +86,6 @@ def is_frame(path: Path) -> bool:
     (True, False)
     """
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-
-
-def checked_indices(indices: Iterable[int] | Tensor, length: int, name: str) -> list[int]:
-    """The indices as integers; FrameIndexError where a video of this length has no such frame."""
-    checked = [operator.index(index) for index in indices]
-    for index in checked:
-        if not 0 <= index < length:
-            raise FrameIndexError(f"{name}: frame {index} is out of range, the video has {length} frames")
-    return checked
-
-
-def stacked(images: list[Image], name: str) -> Tensor:
-    """Stack `(H, W, 3)` images to `(T, 3, H, W)`."""
-    sizes = {image.shape[:2] for image in images}
-    if len(sizes) > 1:
-        raise VideoError(f"{name}: the frames have different sizes ({sorted(sizes)})")
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def _one_series(files: list[Path], name: str) -> list[Path]:
