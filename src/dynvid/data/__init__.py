@@ -1,8 +1,9 @@
 """Videos to batches: readers, sampling, transforms and Lightning data modules."""
 
 from dynvid.data.check import check_data, check_videos
-from dynvid.data.datamodule import VideoDataModule, VideoFolderDataModule, carve
+from dynvid.data.datamodule import VideoDataModule, carve
 from dynvid.data.dataset import Video, VideoDataset, collate
+from dynvid.data.folders import VideoFolderDataModule
 from dynvid.data.hmdb51 import HMDB51DataModule
 from dynvid.data.kinetics import KineticsDataModule
 from dynvid.data.lists import VideoListDataModule

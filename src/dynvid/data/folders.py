@@ -1,14 +1,17 @@
-"""Your own videos: what lies in folders by split and class, or is listed in a CSV file, and what is left out of it."""
+"""Your own videos, in folders by split and class or listed in a CSV file; what is left out of them is counted."""
 
 from collections import Counter
+from collections.abc import Collection
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
-from dynvid.data.dataset import Split
-from dynvid.data.files import place, read_rows, short
+from dynvid.data.datamodule import VideoDataModule
+from dynvid.data.dataset import OnError, Split, Video
+from dynvid.data.files import find_paths, place, quoted, read_rows, short
 from dynvid.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from dynvid.data.walk import by_kind, entries_once
-from dynvid.errors import InputError
+from dynvid.errors import InputError, MissingFileError
 from dynvid.text import printable
 
 # What people call the splits, in any case.
@@ -26,6 +29,104 @@ class Entry(NamedTuple):
     label: str
     split: Split
     group: str = ""
+
+
+class VideoFolderDataModule(VideoDataModule):
+    """Your own videos: one folder per split and class, or one CSV file.
+
+    Folders are `root/train/<class>/*`, and the same for `val` and `test`. Videos lie in a class at any depth, and a
+    folder of JPEG or PNG frames counts as one; sub-folders say nothing about recordings. A CSV has a header with the
+    columns `path,label,split` and optionally `group`, the recording; paths count from the CSV's own folder, labels are
+    class names. Splits may be spelled `training`, `valid`, `validation`, `Test` and so on; rows of others are left
+    out, as is what is no video, and counted in one line. Without val, some of train is kept back for it (`carve`).
+    Classes are those of the training videos, sorted by name.
+
+    Args:
+        root: Folder that holds the data.
+        annotations: The CSV file, absolute or from `root`; None for folders.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        annotations: str | Path | None = None,
+        *,
+        num_frames: int = 16,
+        size: int = 224,
+        batch_size: int = 16,
+        num_workers: int | None = None,
+        hflip: bool = True,
+        mixup: float = 0.0,
+        on_error: OnError = "raise",
+        max_missing: float = 0.0,
+        exclude: str | Path | None = None,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        test_clips: int = 1,
+        test_crops: Literal[1, 3] = 1,
+    ) -> None:
+        super().__init__(
+            root,
+            num_frames=num_frames,
+            size=size,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            hflip=hflip,
+            mixup=mixup,
+            on_error=on_error,
+            max_missing=max_missing,
+            exclude=exclude,
+            val_fraction=val_fraction,
+            seed=seed,
+            test_clips=test_clips,
+            test_crops=test_crops,
+        )
+        self.annotations = self.root / annotations if annotations is not None else None
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of the classes of the training videos, sorted."""
+        return sorted({entry.label for entry in self._entries if entry.split == "train"})
+
+    def listed(self, split: Split) -> list[Video]:
+        """The videos of a split as they are in the CSV or the folders."""
+        label_of = {name: label for label, name in enumerate(self.class_names)}
+        for path, name, where, _ in self._entries:
+            if name not in label_of:
+                raise InputError(f"{printable(path)}: class {quoted(name)} is in {where} but not in train")
+        return [Video(path, label_of[name], group) for path, name, where, group in self._entries if where == split]
+
+    def find(self, paths: Collection[str]) -> dict[str, str]:
+        """Where listed videos are: exactly there."""
+        return find_paths(paths)
+
+    @property
+    def _to_correct(self) -> str:
+        """What to correct where videos are missing: the paths in the CSV, or the folder that they count from."""
+        if not self.annotations:
+            return super()._to_correct
+        folder = printable(self.annotations.parent)
+        return f"correct the paths in {printable(self.annotations)}, which count from its own folder ({folder})"
+
+    @cached_property
+    def _entries(self) -> list[Entry]:
+        source = self.annotations or self.root
+        if not source.exists():
+            raise MissingFileError(f"{printable(source)} does not exist: set `root` or `annotations` to your data")
+        if self.annotations:
+            entries, left = read_csv(source)
+            line = f"{printable(source)}: left out {left.total()} rows of other splits: {told(left)}"
+        else:
+            entries, left = read_folders(source)
+            line = f"{printable(source)}: passed over {left.total()} files and folders: {told(left)}"
+        if left:
+            self._say(line)
+        if not any(entry.split == "train" for entry in entries):
+            raise InputError(
+                f"{printable(source)}: no training videos; expected train/<class>/<video>, or a CSV in `annotations`"
+                + (f"; left out are {told(left)}" if left else "")
+            )
+        return entries
 
 
 def read_folders(root: Path) -> tuple[list[Entry], Counter[str]]:

@@ -14,9 +14,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from dynvid.data.datamodule import VideoFolderDataModule
 from dynvid.data.dataset import OnError
 from dynvid.data.files import read_json
+from dynvid.data.folders import VideoFolderDataModule
 from dynvid.errors import InputError
 from dynvid.text import printable
 
