@@ -21,6 +21,8 @@ from torchcodec.decoders import VideoDecoder
 
 from dynvid.data import VIDEO_SUFFIXES, decode_size, eval_transform, open_video, segment_indices
 
+# Titles in unknown encodings stop older PyAV; from 19 on it sees to them itself.
+METADATA = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 FRAMES, SIZE = 16, 224
 transform = eval_transform(SIZE)
 
@@ -36,7 +38,7 @@ def by_torchcodec(path: str) -> torch.Tensor:
 
 
 def by_pyav(path: str) -> torch.Tensor:
-    with av.open(path, metadata_errors="replace") as container:
+    with av.open(path, **METADATA) as container:
         container.streams.video[0].codec_context.thread_count = 1
         images = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     chosen = np.stack([images[i] for i in segment_indices(len(images), FRAMES)])

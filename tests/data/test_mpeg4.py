@@ -10,7 +10,7 @@ import pytest
 from dynvid.data import VideoError, VideoReader
 from dynvid.data.reading import access
 
-from .conftest import Frames, WriteVideo, decode_all, same
+from .conftest import METADATA, Frames, WriteVideo, decode_all, same
 
 START = b"\0\0\1\xb6"
 NOT_CODED = START + b"\x50\x80"
@@ -151,7 +151,7 @@ def test_real_files_are_not_decoded_to_be_counted(real_data: Path) -> None:
     files = sorted((real_data / "clips").rglob("*.avi"))
     assert files
     for file in files:
-        with av.open(str(file), metadata_errors="replace") as container:
+        with av.open(str(file), **METADATA) as container:
             if container.streams.video[0].codec_context.name != "mpeg4":
                 continue
         reader, reference = VideoReader(file), decode_all(file)

@@ -21,7 +21,7 @@ from dynvid.data.reading.nal import CODECS, is_instantaneous, parameter_sets
 from dynvid.data.video import verified_video
 from dynvid.errors import DamagedVideoError
 
-from .conftest import Frames, WriteVideo, decode_all, draw, same
+from .conftest import METADATA, Frames, WriteVideo, decode_all, draw, same
 
 REAL = Path(os.environ.get("DYNVID_REAL_DATA", "."))
 REAL_FILES = sorted(
@@ -427,7 +427,7 @@ def test_any_reads_of_real_files_equal_a_full_decode(path: Path) -> None:
 def shown(path: Path) -> tuple[list[Frames], list[bool]]:
     """Every frame by plain sequential decoding, scaled to the first and turned by FFmpeg's own filters."""
     frames, flags, graph = [], [], None
-    with av.open(str(path), metadata_errors="replace") as container:
+    with av.open(str(path), **METADATA) as container:
         stream = container.streams.best("video")
         stream.codec_context.thread_type = "NONE"
         try:

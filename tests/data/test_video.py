@@ -15,7 +15,7 @@ from PIL import Image
 from dynvid.data import VIDEO_SUFFIXES, FrameFolder, VideoError, VideoReader, open_video
 from dynvid.data.reading import access as access_module
 
-from .conftest import Frames, WriteVideo, decode_all, same
+from .conftest import METADATA, Frames, WriteVideo, decode_all, same
 
 REAL = Path(os.environ.get("DYNVID_REAL_DATA", "."))
 REAL_CLIPS = [
@@ -225,7 +225,7 @@ def test_frame_folder_errors(tmp_path: Path) -> None:
 @pytest.mark.skipif(not REAL_CLIPS, reason="DYNVID_REAL_DATA is not set: no real clips to test on")
 @pytest.mark.parametrize("path", REAL_CLIPS, ids=lambda path: path.name)
 def test_real_clips(path: Path) -> None:
-    with av.open(str(path), metadata_errors="replace") as container:
+    with av.open(str(path), **METADATA) as container:
         large = container.streams.video[0].width > 1000
     if large:
         pytest.skip("decoding it whole takes seconds")
