@@ -25,19 +25,27 @@ ALLOWED = {
     "losses": {"errors"},
     "whole": {"errors"},
     "saving": {"whole"},
-    "calibration": {"errors", "calibration"},
+    "calibration": {"errors", "policy", "routes", "costs", "calibration"},
+    "outputs": {"errors", "text", "strict_json", "whole", "routes", "policy", "calibration"},
+    "report": {
+        *("errors", "text", "strict_json", "whole", "routes", "policy", "calibration", "metrics", "published", "data"),
+        *("outputs", "report"),
+    },
     "metrics": {"errors", "policy", "calibration", "published"},
     "nets": {"errors", "routes", "policy", "costs", "nets"},
     "data": {"errors", "text", "whole", "data"},
     "checkpoint": {"errors", "calibration", "policy", "nets"},
     "module": {
         *("errors", "calibration", "checkpoint", "losses", "metrics", "nets", "policy", "data", "saving"),
+        *("outputs",),
     },
     "callbacks": {
         *("errors", "text", "strict_json", "calibration", "metrics", "module", "published", "whole", "callbacks"),
+        *("outputs", "report", "checkpoint"),
     },
     "commands": {
         *("errors", "text", "strict_json", "packaged", "callbacks", "checkpoint", "commands", "data", "module", "nets"),
+        *("calibration", "outputs", "policy", "report", "saving"),
     },
     "cli": {"errors", "text", "packaged", "commands"},
 }

@@ -1,8 +1,9 @@
 """What an exit costs, counted on the program that deployment runs."""
 
 import copy
-from collections.abc import Sequence
-from typing import Protocol, Self
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,15 +23,12 @@ class Walk(Protocol):
         """Compute what the next exit needs."""
 
 
-class Walkable(Protocol):
+class Countable(Protocol):
     """What counting asks of a net; `ExitNet` is one."""
 
     input_size: int
     num_frames: int
     mean: Tensor
-
-    def stream(self, video: Tensor, *, exits: Sequence[int] | None = None) -> Walk:
-        """A walk over the exits at these positions."""
 
     def to(self, device: str) -> Self:
         """See `torch.nn.Module`, as for the next two."""
@@ -40,6 +38,16 @@ class Walkable(Protocol):
 
     def requires_grad_(self, requires_grad: bool) -> Self:
         """See `to`."""
+
+
+class Walkable(Countable, Protocol):
+    """What counting along a route asks of a net."""
+
+    def stream(self, video: Tensor, *, exits: Sequence[int] | None = None) -> Walk:
+        """A walk over the exits at these positions."""
+
+
+Net = TypeVar("Net", bound=Countable)
 
 
 def count_gmacs(net: Walkable, size: int | None = None, exits: Sequence[int] | None = None) -> tuple[float, ...]:
@@ -65,18 +73,61 @@ def count_gmacs(net: Walkable, size: int | None = None, exits: Sequence[int] | N
         >>> [round(gmacs, 4) for gmacs in count_gmacs(net)]
         [0.0291, 0.0307, 0.0328]
     """
-    size = size or net.input_size
+    counted = []
+    with counting(net, size or net.input_size) as (shadow, video, so_far):
+        stream = shadow.stream(video, exits=exits)
+        while not stream.finished:
+            stream.advance()
+            counted.append(so_far())
+    return tuple(counted)
+
+
+@contextmanager
+def counting(net: Net, size: int) -> Iterator[tuple[Net, Tensor, Callable[[], float]]]:
+    """Count what is run inside: gives a copy of the net and a video, both on meta, and the GMACs so far.
+
+    Raises:
+        ValueError: What is run inside fails, since the net takes no videos of that size.
+    """
     # Without gradients, which the counter would follow back even under no_grad.
     shadow = copy.deepcopy(net).to("meta").eval().requires_grad_(False)
     video = torch.empty(1, net.num_frames, 3, size, size, device="meta", dtype=shadow.mean.dtype)
-    counted = []
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        stream = shadow.stream(video, exits=exits)
         try:
-            while not stream.finished:
-                stream.advance()
-                counted.append(counter.get_total_flops() / 2e9)
+            yield shadow, video, lambda: counter.get_total_flops() / 2e9
         except Exception as error:  # whatever the backbone's own code raises, what the user can do is the same
             why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise InputError(f"the net takes no videos of {size} x {size} pixels ({why}): set input_size") from error
-    return tuple(counted)
+
+
+class CellCosts(NamedTuple):
+    """What cells of the grid cost, in GMACs; the cost of every route over them is a sum of these.
+
+    Attributes:
+        depths: The D depths that may carry an exit, ascending.
+        segments: Of one frame up to each of these depths, D numbers.
+        embeddings: Of one frame's embedding there, D numbers.
+        heads: Of one answer there, D numbers.
+
+    Example:
+        >>> costs = CellCosts(depths=(1, 2), segments=(1.0, 3.0), embeddings=(0.25, 0.5), heads=(0.125, 0.0))
+        >>> costs.of([(1, 1), (2, 1), (2, 2)])
+        (1.375, 2.75, 7.75)
+    """
+
+    depths: tuple[int, ...]
+    segments: tuple[float, ...]
+    embeddings: tuple[float, ...]
+    heads: tuple[float, ...]
+
+    def of(self, route: Sequence[tuple[int, int]]) -> tuple[float, ...]:
+        """Cumulative GMACs per video up to each exit (frames, depth) of a valid route, as `count_gmacs` gives them."""
+        embedded: dict[int, int] = {}
+        counted, heads = [], 0.0
+        for frames, depth in route:
+            d = self.depths.index(depth)
+            embedded[d] = frames  # what was embedded is never embedded again
+            heads += self.heads[d]
+            embedding = sum(n * self.embeddings[at] for at, n in embedded.items())
+            counted.append(frames * self.segments[d] + embedding + heads)
+        return tuple(counted)

@@ -1,14 +1,15 @@
 """When an exit is sure enough."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from dynvid.errors import InputError
 
-Score = Literal["max_probability", "margin", "negative_entropy"]
+Score = Literal["max_probability", "margin", "negative_entropy", "patience"]
+SCORE_NAMES: tuple[Score, ...] = get_args(Score)
 
 
 def max_probability(logits: Tensor) -> Tensor:
@@ -28,21 +29,45 @@ def negative_entropy(logits: Tensor) -> Tensor:
     return (log_p.exp() * log_p).sum(-1)
 
 
+# The scores that look at one exit alone; patience looks back too.
 SCORES: dict[str, Callable[[Tensor], Tensor]] = {f.__name__: f for f in (max_probability, margin, negative_entropy)}
+
+
+def patience(probability: Tensor, label: Tensor, earlier: Tensor) -> Tensor:
+    """How many exits in a row, up to the one before, gave this exit's label; PABEE's score (Zhou et al., NeurIPS 2020).
+
+    The fraction is the exit's probability, held below 1: it decides among equals, and a threshold of 2 is plain
+    patience, two exits before that agree.
+
+    Args:
+        probability: Of this exit's label, float32 (B,).
+        label: Of this exit, int64 (B,).
+        earlier: Labels of the exits before, int64 (exits, B).
+
+    Example:
+        >>> earlier = torch.tensor([[1, 0], [0, 0]])
+        >>> patience(torch.tensor([0.75, 0.5]), torch.tensor([0, 0]), earlier)
+        tensor([1.7500, 2.5000])
+    """
+    agreeing = (earlier == label).flip(0).cumprod(0).sum(0).float()
+    return torch.minimum(agreeing + probability, torch.nextafter(agreeing + 1, agreeing))
 
 
 class ThresholdPolicy(nn.Module):
     """Stop at the first exit whose score reaches its threshold; the last exit accepts everything.
 
-    Thresholds are a buffer, so they travel in the checkpoint. Uncalibrated they are infinite: full inference.
+    Thresholds are a buffer, so they travel in the state dict; temperatures are plain data and do not. Uncalibrated
+    thresholds are infinite: full inference.
 
     Args:
         num_exits: Exits of the route; not needed when thresholds are given.
         thresholds: One per exit, the last one is not used; infinity switches an exit off.
-        score: `max_probability`, `margin` or `negative_entropy`.
+        score: `max_probability`, `margin`, `negative_entropy` or `patience`.
+        temperatures: What the logits of each exit are divided by, so that its probabilities can be trusted (Guo et
+            al., ICML 2017); 1 by default. `dynvid.calibration.fit_temperatures` finds them.
 
     Raises:
-        ValueError: Neither or inconsistent numbers of exits, or an unknown score.
+        ValueError: Neither or inconsistent numbers of exits, an unknown score, or a temperature that is not above 0.
 
     Example:
         >>> policy = ThresholdPolicy(thresholds=[0.9, 0.0])
@@ -58,10 +83,11 @@ class ThresholdPolicy(nn.Module):
         num_exits: int | None = None,
         thresholds: Sequence[float] | Tensor | None = None,
         score: Score = "max_probability",
+        temperatures: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if score not in SCORES:
-            raise InputError(f"unknown score {score!r}: use {', '.join(SCORES)}")
+        if score not in SCORE_NAMES:
+            raise InputError(f"unknown score {score!r}: use {', '.join(SCORE_NAMES)}")
         if thresholds is None:
             if num_exits is None:
                 raise InputError("give num_exits or thresholds")
@@ -69,8 +95,16 @@ class ThresholdPolicy(nn.Module):
         values = torch.as_tensor(thresholds, dtype=torch.float32).clone()
         if values.dim() != 1 or len(values) < 1 or (num_exits is not None and len(values) != num_exits):
             raise InputError(f"thresholds have shape {tuple(values.shape)}, not one per exit ({num_exits})")
-        self.score_name: Score = score
         self.register_buffer("thresholds", values)
+        self.score_name: Score = score
+        self.temperatures = (1.0,) * len(values) if temperatures is None else tuple(map(float, temperatures))
+        if len(self.temperatures) != len(values) or not all(0 < t < torch.inf for t in self.temperatures):
+            raise InputError(f"temperatures are {self.temperatures}: one above 0 per exit ({len(values)})")
+
+    def take_score(self, score: Score, temperatures: Sequence[float] | None = None) -> None:
+        """Decide by another score, or at other temperatures, from now on; see the class for both."""
+        other = ThresholdPolicy(thresholds=self.thresholds.cpu(), score=score, temperatures=temperatures)
+        self.score_name, self.temperatures = other.score_name, other.temperatures
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         exact = self.thresholds
@@ -84,17 +118,61 @@ class ThresholdPolicy(nn.Module):
         """Number of exits that this policy decides on."""
         return len(self.thresholds)
 
-    def score(self, logits: Tensor) -> Tensor:
-        """How sure an exit is: logits (..., classes) -> (...), higher is surer."""
-        return SCORES[self.score_name](logits)
+    @property
+    def looks_back(self) -> bool:
+        """Whether the score needs the labels of the exits before."""
+        return self.score_name == "patience"
 
-    def confident(self, position: int, logits: Tensor) -> Tensor:
-        """Online: which videos may stop at the exit at `position`, logits (B, classes) -> bool (B,)."""
-        return self.score(logits) >= self.thresholds[position]
+    def confident(self, position: int, logits: Tensor, earlier: Tensor | None = None) -> Tensor:
+        """Online: which videos may stop at the exit at `position`.
+
+        Args:
+            position: On the route, from 0.
+            logits: Of this exit, (B, classes).
+            earlier: Labels that the exits before gave these videos, int64 (position, B), where the score `looks_back`.
+
+        Returns:
+            Bool (B,).
+
+        Raises:
+            ValueError: The score looks back, and `earlier` is not given.
+        """
+        return self._score(position, logits, earlier) >= self.thresholds[position]
+
+    def probability(self, position: int, logits: Tensor) -> Tensor:
+        """Online: of the best class, at the temperature of the exit at `position`, logits (B, classes) -> (B,)."""
+        return max_probability(self._scaled(position, logits))
 
     def choose(self, logits: Tensor) -> Tensor:
         """Offline: the exit that each video takes, all exits' logits (K, B, classes) -> int64 (B,)."""
         return choose_exits(self.score(logits), self.thresholds)
+
+    def score(self, logits: Tensor) -> Tensor:
+        """Offline: how sure each exit is, all exits' logits (K, B, classes) -> (K, B), higher is surer."""
+        self._check(logits)
+        labels = logits.argmax(-1) if self.looks_back else None
+        return torch.stack([self._score(k, x, None if labels is None else labels[:k]) for k, x in enumerate(logits)])
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Offline: softmax at the exits' temperatures, all exits' logits (K, B, classes) -> (K, B, classes)."""
+        self._check(logits)
+        return torch.stack([self._scaled(k, x).softmax(-1) for k, x in enumerate(logits)])
+
+    def _check(self, logits: Tensor) -> None:
+        if len(logits) != self.num_exits:
+            raise InputError(f"logits of {len(logits)} exits, the policy decides on {self.num_exits}")
+
+    def _score(self, position: int, logits: Tensor, earlier: Tensor | None) -> Tensor:
+        """How sure one exit is, (B, classes) -> (B,); both ways end here, so they agree to the bit."""
+        if not self.looks_back:
+            return SCORES[self.score_name](self._scaled(position, logits))
+        if earlier is None:
+            raise InputError(f"{self.score_name} looks back: give the labels of the exits before, (position, B)")
+        return patience(self.probability(position, logits), logits.argmax(-1), earlier)
+
+    def _scaled(self, position: int, logits: Tensor) -> Tensor:
+        # A number, exit by exit: division by a tensor of all would round otherwise on some devices.
+        return logits.float() / self.temperatures[position]
 
 
 def choose_exits(scores: Tensor, thresholds: Tensor) -> Tensor:

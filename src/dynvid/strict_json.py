@@ -22,3 +22,12 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inside) for inside in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def named(number: float) -> float | str:
+    """A number that may be infinite, by its name where it is; `float` reads both.
+
+    >>> named(0.5), named(float("inf"))
+    (0.5, 'inf')
+    """
+    return number if math.isfinite(number) else str(number)

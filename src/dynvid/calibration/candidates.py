@@ -95,6 +95,32 @@ def frontier(scores: Tensor, correct: Tensor, gmacs: Sequence[float]) -> Frontie
     return Frontier(thresholds[rows], cost[rows], lost[rows])
 
 
+def whole_curve(scores: Tensor, correct: Tensor, gmacs: Sequence[float]) -> Tensor:
+    """The thresholds of a curve from the cheapest point to full inference, (M, K), M = `num_candidates(K)`.
+
+    First the `frontier`, which ends where this calibration split loses nothing. On other videos something may be lost
+    there, and what lies between it and full inference is reached by one threshold for all exits, raised step by step.
+
+    Args: See `operate`.
+
+    Example:
+        >>> scores, correct = torch.rand(2, 100), torch.rand(2, 100) < 0.8
+        >>> whole_curve(scores, correct, [1.0, 3.0])[-1]
+        tensor([inf, -inf])
+    """
+    found = frontier(scores, correct, gmacs).thresholds
+    best = torch.unique_consecutive(found, dim=0)
+    if len(best) == len(found):
+        return found
+    ascending = torch.from_numpy(np.sort(scores[:-1].float().cpu().numpy(), axis=None))
+    steps = len(found) - len(best)
+    levels = ascending[torch.linspace(0, len(ascending) - 1, steps).long()] if len(ascending) else torch.empty(steps)
+    levels[-1] = torch.inf
+    raised = torch.maximum(best[-1], levels[:, None])
+    raised[:, -1] = -torch.inf
+    return torch.cat([best, raised])
+
+
 def thresholds_for_budget(scores: Tensor, correct: Tensor, gmacs: Sequence[float], budget: float) -> Tensor:
     """The candidate (K,) that loses least within `budget` GMACs per video.
 

@@ -11,13 +11,13 @@ on the probability of error that the search with all exits leaves over, for loss
 up. The probabilities of all searches add up to at most 1 - confidence; the cheapest of what they cleared is taken.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dynvid.calibration.binomial import binomial_cdf
 from dynvid.calibration.operate import operate
 from dynvid.errors import InputError
 
@@ -78,7 +78,7 @@ def thresholds_for_risk(
         drawn = _one_of_each(groups, scores.shape[1])
         scores, lost = scores[:, drawn], lost[:, drawn]
     exits, videos = scores.shape
-    chance = _binomial_cdf(videos, max_risk)  # of so few losses, or fewer, where the true risk is above the permitted
+    chance = binomial_cdf(videos, max_risk)  # of so few losses, or fewer, where the true risk is above the permitted
     found = [torch.tensor([torch.inf] * (exits - 1) + [-torch.inf])]
     error = 1 - confidence
     for off in range(exits - 1):
@@ -86,7 +86,7 @@ def thresholds_for_risk(
         if permitted < 0:
             break
         thresholds = found[0].clone()
-        thresholds[off:-1] = _shared_threshold(scores[off:], lost[off:], permitted)
+        thresholds[off:-1] = shared_threshold(scores[off:], lost[off:], permitted)
         found.append(thresholds)
         if off == 0:
             error = (error - float(chance[permitted])) / max(exits - 2, 1)  # left over, in equal parts
@@ -108,7 +108,7 @@ def videos_needed(max_risk: float, confidence: float = 0.95, losses: int = 0) ->
         raise InputError(f"losses={losses}: 0 or more")
 
     def enough(videos: int) -> bool:
-        return float(_binomial_cdf(videos, max_risk)[losses]) <= 1 - confidence
+        return float(binomial_cdf(videos, max_risk)[losses]) <= 1 - confidence
 
     few, many = losses, 2 * losses + 1  # with all of them lost nothing is promised
     while not enough(many):
@@ -135,7 +135,7 @@ def smallest_risk(videos: int, confidence: float = 0.95) -> float:
     return float(1 - (1 - confidence) ** (1 / videos)) if videos else 1.0
 
 
-def _shared_threshold(scores: Tensor, lost: Tensor, permitted: int) -> Tensor:
+def shared_threshold(scores: Tensor, lost: Tensor, permitted: int) -> Tensor:
     """The lowest score that, as the threshold of all exits but the last, is reached before too many are lost.
 
     A video takes exit k for thresholds above all its scores before k and up to its score there. So while the threshold
@@ -168,13 +168,6 @@ def _one_of_each(groups: Sequence[int | str] | Tensor, videos: int) -> Tensor:
     shuffled = np.random.default_rng(0).permutation(videos)
     _, first = np.unique(np.asarray(groups)[shuffled], return_index=True)
     return torch.from_numpy(shuffled[first])
-
-
-def _binomial_cdf(trials: int, chance: float) -> Tensor:
-    """P(X <= k) for k = 0, 1, ..., trials; float64 (trials + 1,)."""
-    k = torch.arange(trials + 1, dtype=torch.float64)
-    ways = math.lgamma(trials + 1) - torch.lgamma(k + 1) - torch.lgamma(trials - k + 1)
-    return (ways + k * math.log(chance) + (trials - k) * math.log1p(-chance)).exp().cumsum(0)
 
 
 def _checked(scores: Tensor, lost: Tensor, gmacs: Sequence[float], max_risk: float, confidence: float) -> Tensor:

@@ -11,9 +11,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dynvid.costs import count_gmacs
+from dynvid.costs import CellCosts, count_gmacs
 from dynvid.errors import DynvidError, InputError, ModeError
 from dynvid.nets.activations import Activations, by_frame, first_rows
+from dynvid.nets.cells import count_cells
 from dynvid.nets.description import check_arguments, said, shown
 from dynvid.nets.gradients import balance_exits, computed_again
 from dynvid.nets.grid import Grid
@@ -42,7 +43,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         label: Class index, int64.
-        probability: Softmax probability of that class, float.
+        probability: Softmax probability of that class at the exit's temperature, float.
         exit: Position on the route of the exit taken, int64.
     """
 
@@ -181,21 +182,54 @@ class ExitNet(Grid):
         Raises:
             ValueError: The video has another shape.
         """
+        return self._answer(video, self.route, self.head_of)
+
+    def cells(self, video: Tensor) -> Tensor:
+        """Compute all cells whose depth has a head in one parallel pass: what an exit there would answer.
+
+        The answers are those that this net gives along any other route over these depths, to rounding: features do not
+        depend on the route. `dynvid.calibration.best_route` looks for a better one in them.
+
+        Args:
+            video: As for `forward`.
+
+        Returns:
+            Logits (T, D, B, classes) after n = 1, ..., T frames in processing order, at the depths `head_depths`.
+
+        Raises:
+            RuntimeError: The net is in training mode, where batch norm would mix the videos.
+            ValueError: Each exit has its own head, the shift looks at later frames, or the video has another shape.
+
+        Example:
+            >>> net = UnifiedExitNet("test_resnet", num_classes=5, num_frames=8).eval()
+            >>> net.head_depths, net.cells(torch.zeros(2, 8, 3, 64, 64)).shape
+            ((2, 3, 4), torch.Size([8, 3, 2, 5]))
+        """
+        if self.training:
+            raise ModeError("cells needs eval mode: call net.eval() first")
+        if self._description["shift"] == "bidirectional" and self.num_frames > 1:
+            raise InputError("the bidirectional shift looks at later frames, so only full inference has an answer")
+        cells = [Exit(n, depth) for n in range(1, self.num_frames + 1) for depth in self.head_depths]
+        logits = self._answer(video, cells, [str(e.depth) for e in cells])
+        return logits.view(self.num_frames, -1, *logits.shape[1:])
+
+    def _answer(self, video: Tensor, cells: Sequence[Exit], heads: Sequence[str]) -> Tensor:
+        """The logits at M cells, each by the head of that name: (M, B, classes)."""
         self.check_video(video)
         batch = len(video)
         x: Activations = self.to_frames(video[:, self.order])  # (T * B, 3, H, W)
         logits: dict[int, Tensor] = {}
         for depth in range(1, len(self.segments) + 1):
             x = self._run_all(depth, x)  # (T * B, ...)
-            exits = [k for k, e in enumerate(self.route) if e.depth == depth]
-            if not exits:
+            here = [k for k, e in enumerate(cells) if e.depth == depth]
+            if not here:
                 continue
-            seen = first_rows(x, self.route[exits[-1]].frames * batch)  # (n * B, ...)
+            seen = first_rows(x, max(cells[k].frames for k in here) * batch)  # (n * B, ...)
             seen, x = self._balance(depth, seen, x)
             embedded = by_frame(self.embed(depth, seen), batch)  # (n, B, C)
-            for k in exits:
-                logits[k] = self.classify(k, embedded[: self.route[k].frames].mean(0))  # (B, classes)
-        return torch.stack([logits[k] for k in range(len(self.route))])
+            for k in here:
+                logits[k] = self.heads[heads[k]](embedded[: cells[k].frames].mean(0))  # (B, classes)
+        return torch.stack([logits[k] for k in range(len(cells))])
 
     def _run_all(self, depth: int, x: Activations) -> Activations:
         """Take all T frames through segment `depth`; in training as `gradient_checkpointing` says."""
@@ -246,17 +280,37 @@ class ExitNet(Grid):
         stream = self.stream(video, batch)
         device = self.mean.device
         videos = len(stream.videos)
-        label = torch.zeros(videos, dtype=torch.long, device=device)
-        exit_taken = torch.zeros_like(label)
+        labels = torch.zeros(len(self.route), videos, dtype=torch.long, device=device)
         probability = torch.zeros(videos, device=device)
-        while len(stream.videos):
+        exit_taken = torch.zeros(videos, dtype=torch.long, device=device)
+        while len(rows := stream.videos):
             position, logits = stream.position, stream.advance()
-            done = policy.confident(position, logits) | stream.finished
-            best, rows = logits.float().softmax(-1).max(-1), stream.videos[done]
-            label[rows], probability[rows] = best.indices[done], best.values[done]
+            # Written for all that are still there: what a video keeps is what the exit that it leaves by wrote.
+            labels[position, rows] = logits.argmax(-1)
+            probability[rows] = policy.probability(position, logits)
             exit_taken[rows] = position
-            stream.keep(~done)
-        return Prediction(label, probability, exit_taken)
+            if policy.looks_back:
+                done = policy.confident(position, logits, labels[:position, rows])
+            else:
+                done = policy.confident(position, logits)
+            stream.keep(~(done | stream.finished))
+        return Prediction(labels.gather(0, exit_taken[None]).squeeze(0), probability, exit_taken)
+
+    @cached_property
+    def head_depths(self) -> tuple[int, ...]:
+        """The D depths with a head that an exit with any number of frames could use, ascending.
+
+        Raises:
+            ValueError: Each exit has its own head.
+        """
+        if self._description["heads"] != "depth":
+            raise InputError("each exit has its own head, which answers for no other cell: train with heads='depth'")
+        return tuple(sorted({e.depth for e in self.route}))
+
+    @cached_property
+    def cell_costs(self) -> CellCosts:
+        """What any route over the `head_depths` costs, at `input_size`."""
+        return count_cells(self, self.head_depths)
 
     @cached_property
     def gmacs(self) -> tuple[float, ...]:

@@ -32,6 +32,7 @@ class Grid(nn.Module):
     fresh: tuple[bool, ...]
     num_classes: int
     num_frames: int
+    input_size: int
     mean: Tensor
     std: Tensor
 

@@ -1,0 +1,202 @@
+"""An operating point: what thresholds were asked to do, by which videos, and what that promises."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+from dynvid.calibration.intervals import Interval
+from dynvid.errors import InputError
+
+Rule = Literal["max_drop", "max_disagreement", "budget", "thresholds"]
+ChosenBy = Literal["nothing", "others", "these"]
+
+
+class Offer(NamedTuple):
+    """What the videos of a calibration can promise at another risk.
+
+    Attributes:
+        risk: Share of new videos that may be lost.
+        saved: Share of full inference's GMACs saved; None where so few videos cannot promise it.
+        needed: Videos (or recordings) that it takes if none of them is lost.
+    """
+
+    risk: float
+    saved: float | None
+    needed: int
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What thresholds were asked to do, by which videos, and what that promises.
+
+    It is written into checkpoints and recorded outputs as plain data.
+
+    Attributes:
+        rule: What was asked for; `thresholds` are given by hand.
+        target: The permitted share of videos lost, or GMACs per video; None for thresholds by hand.
+        confidence: That of the promise; None for no promise.
+        split: Where the videos are from, such as `val`.
+        videos: How many.
+        recordings: Of how many recordings.
+        chosen_by: Which videos of the split chose the checkpoint: none of them, others than these, or these too.
+        full_inference: Whether no exit before the last is in use.
+        lost: Share of them that is lost: full inference is right, or says something else where there are no labels.
+        gmacs: Mean GMACs per video of them.
+        listing: A name for the list of these videos.
+        interval: That of the mean over new videos, with 95 % confidence, by recording.
+        offers: What they can promise at other risks.
+
+    Example:
+        >>> print(OperatingPoint("max_drop", 0.01, 0.95, "val", 400, 400, lost=0.0025, gmacs=0.03))
+        promised with 95 % confidence: at most 1 % of new videos lost (0.2 % of 400 videos of val are)
+    """
+
+    rule: Rule
+    target: float | None = None
+    confidence: float | None = None
+    split: str = ""
+    videos: int = 0
+    recordings: int = 0
+    chosen_by: ChosenBy = "nothing"
+    full_inference: bool = False
+    lost: float | None = None
+    gmacs: float | None = None
+    interval: Interval | None = None
+    offers: tuple[Offer, ...] = ()
+    listing: str = ""
+
+    @property
+    def promised(self) -> bool:
+        """Whether it promises anything of new videos."""
+        return self.rule in ("max_drop", "max_disagreement") and self.confidence is not None
+
+    def __str__(self) -> str:
+        """One line in plain words."""
+        if self.rule == "thresholds":
+            return "no promise: thresholds were given by hand"
+        of = f"{_counted(self.videos, self.recordings)} of {self.split}"
+        lost = "lost" if self.rule != "max_disagreement" else "given another label than full inference gives"
+        if self.rule == "budget":
+            between = "" if self.interval is None else " ({:.4g} to {:.4g} on new videos)".format(*self.interval)
+            return f"no promise on accuracy: {self.gmacs:.4g} GMACs per video{between}, on {of}"
+        target = f"{100 * (self.target or 0):g} %"
+        if self.confidence is None:
+            return f"no promise: {100 * (self.lost or 0):.1f} % of {of} are {lost}, {target} are permitted"
+        sure = f"{100 * self.confidence:g} % confidence"
+        if self.chosen_by == "these":
+            return f"full inference: {of} chose the checkpoint, so they cannot promise anything of new ones"
+        if self.full_inference:
+            return f"full inference: {of} cannot promise with {sure} that at most {target} of new videos are {lost}"
+        return (
+            f"promised with {sure}: at most {target} of new videos {lost} ({100 * (self.lost or 0):.1f} % of {of} are)"
+        )
+
+    def offered(self) -> str:
+        """A table of what else its videos can promise, and the ways on; empty where that was not looked at."""
+        if not self.offers:
+            return ""
+        unit = "recordings" if self.recordings < self.videos else "videos"
+        chose = self.chosen_by == "these"
+        part, kept = ("two thirds of ", ", if kept apart from the start") if chose else ("", "")
+        rows = [
+            (
+                "at most lost" if self.rule == "max_drop" else "another label",
+                "GMACs saved, about" if chose else "GMACs saved",
+            )
+        ]
+        for risk, saved, needed in self.offers:
+            rows.append((f"{100 * risk:g} %", f"needs {needed} {unit}" if saved is None else f"{100 * saved:z.1f} %"))
+        return "\n".join(
+            [
+                f"what {part}{_counted(self.videos, self.recordings)} can promise, with "
+                f"{100 * (self.confidence or 0):g} % confidence each{kept}:",
+                *(f"  {risk:>13}   {saved}" for risk, saved in rows),
+                "other ways on: a budget, or confidence null, which takes what these videos show and promises nothing",
+            ]
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """As what JSON could hold."""
+        return asdict(self) | {
+            "interval": None if self.interval is None else list(self.interval),
+            "offers": [list(offer) for offer in self.offers],
+        }
+
+    @classmethod
+    def from_plain(cls, plain: object) -> Self:
+        """Read what `plain` gave; it may come from somebody else's file.
+
+        Raises:
+            ValueError: A part is missing, unknown or of another type.
+        """
+        if not isinstance(plain, Mapping) or plain.keys() != {field.name for field in fields(cls)}:
+            raise InputError("operating_point has other parts than it should")
+        wrong = [name for name, value in plain.items() if not _FITS[name](value)]
+        if wrong:
+            raise InputError(f"operating_point: {', '.join(wrong)} of another type or out of range")
+        measured = plain["rule"] == "thresholds" or None not in (plain["target"], plain["gmacs"], plain["lost"])
+        if not measured:
+            raise InputError(f"operating_point: {plain['rule']} without target, gmacs or lost")
+        interval = plain["interval"]
+        return cls(
+            **dict(plain)
+            | {
+                "interval": None if interval is None else Interval(*interval),
+                "offers": tuple(Offer(*offer) for offer in plain["offers"]),
+            }
+        )
+
+
+def counted(recordings: Sequence[str]) -> str:
+    """How many videos, and of how many recordings where that is not the same.
+
+    >>> counted(["a", "a", "b"])
+    '3 videos of 2 recordings'
+    """
+    return _counted(len(recordings), len(set(recordings)))
+
+
+def _counted(videos: int, recordings: int) -> str:
+    of = f" of {recordings} recording{'s' * (recordings != 1)}" if recordings < videos else ""
+    return f"{videos} video{'s' * (videos != 1)}{of}"
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15
+
+
+def _count(value: object) -> bool:
+    return _number(value) and isinstance(value, int)
+
+
+def _number_or_none(value: object) -> bool:
+    return value is None or _number(value)
+
+
+def _share_or_none(value: object) -> bool:
+    return value is None or (_number(value) and value < 1)  # type: ignore[operator]  # a number, as was seen
+
+
+def _offer(value: object) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        return False
+    risk, saved, needed = value
+    signed = isinstance(saved, float) and -1 < saved <= 1  # the heads on the way can cost more than what is saved
+    return _number(risk) and (saved is None or signed) and _count(needed)
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "rule": lambda x: x in get_args(Rule),
+    "target": _number_or_none,
+    "confidence": _share_or_none,
+    "split": lambda x: isinstance(x, str) and len(x) <= 1000,
+    "videos": _count,
+    "recordings": _count,
+    "chosen_by": lambda x: x in get_args(ChosenBy),
+    "full_inference": lambda x: isinstance(x, bool),
+    "lost": _number_or_none,
+    "gmacs": _number_or_none,
+    "interval": lambda x: x is None or (isinstance(x, list | tuple) and len(x) == 2 and all(map(_number, x))),
+    "listing": lambda x: isinstance(x, str) and len(x) <= 100,
+    "offers": lambda x: isinstance(x, list | tuple) and len(x) <= 100 and all(map(_offer, x)),
+}
