@@ -12,10 +12,9 @@ TESTS := -m pytest -n auto --dist loadfile
 
 demo: $(INSTALLED)
 	$(BIN)/dynvid fit --config quickstart.yaml
-	$(BIN)/dynvid test --config quickstart.yaml --ckpt_path best
 	$(BIN)/dynvid classify $$(ls -t logs/quickstart/lightning_logs/*/checkpoints/best*.ckpt | head -n 1) \
 		data/synthetic/test/left/left_0000.mp4
-	@echo "picture: $$(ls -t logs/quickstart/lightning_logs/*/flops_accuracy.png | head -n 1)"
+	$(BIN)/dynvid test --config quickstart.yaml --ckpt_path best
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python $(TESTS)
@@ -40,10 +39,12 @@ test-newest: # with pre-releases of everything
 	OMP_NUM_THREADS=1 .venv-newest/bin/python $(TESTS)
 
 # What each extra alone is for; base is none.
-EXTRAS ?= base test lint dev
+EXTRAS ?= base test lint browser loggers dev
 use-base := python -c "import dynvid, pkgutil; [__import__(m.name) for m in pkgutil.walk_packages(dynvid.__path__, 'dynvid.')]"
 use-test := python -m pytest tests/test_routes.py tests/test_cli.py
 use-lint := ruff check && .venv-extra/bin/mypy
+use-browser := python -m pytest -m browser tests/browser
+use-loggers := python -m pytest tests/loggers
 use-dev := python -m pytest --version
 
 test-extras: $(addprefix test-extra-,$(EXTRAS)) # each in an environment of its own, from a wheel

@@ -1,5 +1,6 @@
 """The metric against an independent numpy loop, in one process and in two."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynvid.calibration import frontier
-from dynvid.metrics import FlopsAccuracyCurve
+from dynvid.metrics import FlopsAccuracy, FlopsAccuracyCurve, plot_curve
 
 GMACS = [1.0, 3.0, 4.0]
 
@@ -82,15 +83,20 @@ def test_a_single_exit_is_still_a_dimension(videos):
     assert found.scores.shape == found.correct.shape == (1, videos)
 
 
-def test_without_thresholds_the_curve_is_the_frontier_of_its_own_videos():
-    logits, target = data(1)
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 999))
+def test_without_thresholds_the_curve_runs_from_the_cheapest_point_to_full_inference(seed):
+    logits, target = data(seed)
     metric = FlopsAccuracyCurve(GMACS)
     metric.update(torch.from_numpy(logits), torch.from_numpy(target), torch.arange(30))
     found = metric.compute()
-    expected = frontier(found.scores, found.correct, GMACS).thresholds.tolist()
-    assert found.thresholds.tolist() == [row for n, row in enumerate(expected) if row not in expected[:n]]
     assert (found.gmacs.diff() >= 0).all()
-    assert found.accuracy[-1] >= found.exit_accuracy[-1]
+    assert found.gmacs[0] == GMACS[0]
+    assert found.gmacs[-1] == GMACS[-1]
+    assert found.accuracy[-1] == found.exit_accuracy[-1]
+    # It begins as the frontier of these videos, which ends where they lose nothing.
+    best = frontier(found.scores, found.correct, GMACS).thresholds.unique_consecutive(dim=0)
+    assert torch.equal(found.thresholds[: len(best)], best)
 
 
 def test_wrong_number_of_exits_says_so():
@@ -107,6 +113,55 @@ def test_plot_draws_the_curve_and_the_exits():
     curve, exits = ax.get_lines()
     assert curve.get_xdata().tolist() == found.gmacs.tolist()
     assert exits.get_ydata() == pytest.approx(100 * found.exit_accuracy.numpy())
+
+
+def plotted(accuracy, **more):
+    """A drawn curve of so many points, over 40 videos."""
+    points = torch.tensor(accuracy)
+    curve = FlopsAccuracy(
+        gmacs=torch.linspace(1, 4, len(points)),
+        accuracy=points,
+        thresholds=torch.zeros(len(points), 2),
+        exit_gmacs=torch.tensor([1.0, 4.0]),
+        exit_accuracy=points[[0, -1]],
+        scores=torch.zeros(2, 40),
+        correct=torch.zeros(2, 40, dtype=torch.bool),
+    )
+    figure, ax = plot_curve(curve, **more)
+    figure.savefig(io.BytesIO())  # which lays it out
+    return figure, ax
+
+
+def test_the_title_says_what_is_shown():
+    _, ax = plotted([0.2, 0.8], split="test")
+    assert ax.get_title() == "Top-1 against mean cost: 40 videos of test"
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "zoomed"), [([0.2, 0.8], False), ([0.9, 0.95], True), ([1.0, 1.0], True), ([0.0, 0.0], False)]
+)
+def test_an_axis_that_does_not_start_at_0_says_so(accuracy, zoomed):
+    _, ax = plotted(accuracy)
+    low, high = ax.get_ylim()
+    assert bool(low > 0) is zoomed
+    assert ("does not start at 0" in ax.get_ylabel()) is zoomed
+    assert low <= 100 * min(accuracy)
+    assert 100 * max(accuracy) < high
+    assert high - low > 0.5
+
+
+def test_the_legend_covers_nothing():
+    figure, ax = plotted([0.2, 0.8], bands=torch.tensor([[0.1, 0.3], [0.7, 0.9]]))
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
+    assert ax.get_legend().get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_bands_are_shaded():
+    _, ax = plotted([0.2, 0.5, 0.8], bands=torch.tensor([[0.1, 0.3], [0.4, 0.7], [0.7, 0.9]]))
+    (band,) = ax.collections
+    corners = {tuple(round(float(x), 4) for x in corner) for corner in band.get_paths()[0].vertices}
+    assert {(1.0, 10.0), (1.0, 30.0), (2.5, 40.0), (2.5, 70.0), (4.0, 70.0), (4.0, 90.0)} <= corners
+    assert ax.get_ylim()[1] > 90
 
 
 def test_two_processes_agree_with_one():

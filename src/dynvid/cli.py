@@ -16,7 +16,11 @@ usage: dynvid COMMAND ...
   validate  evaluate on the validation split
   test      accuracy and GMACs, full and dynamic
                                          dynvid test --config quickstart.yaml --ckpt_path best
+  report    write the report of a run again, from its recorded outputs
+                                         dynvid report RUN
   predict   write predictions.csv        dynvid predict --config quickstart.yaml --ckpt_path best
+  calibrate another operating point for a checkpoint
+                                         dynvid calibrate CHECKPOINT --config quickstart.yaml --max-drop 0.02
   check     decode every video, list the unreadable
                                          dynvid check --config ucf101.yaml --data.root PATH
   classify  label video files            dynvid classify CHECKPOINT VIDEO_OR_FOLDER ...
@@ -63,6 +67,14 @@ def _run(args: list[str] | None) -> int | None:
         from dynvid.commands.classify import run as classify
 
         return classify(rest)
+    elif command == "calibrate":
+        from dynvid.commands.calibrate import run as calibrate
+
+        return calibrate(rest)
+    elif command == "report":
+        from dynvid.commands.report import run as report
+
+        return report(rest)
     elif command == "check":
         from dynvid.commands.check import run as check
 

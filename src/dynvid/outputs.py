@@ -1,0 +1,264 @@
+"""What a net answered at every exit, video by video: recorded once, as a Parquet table, and worked on from there.
+
+Calibration and reports are functions of this table: they need neither the videos nor the net.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from dynvid import strict_json
+from dynvid.calibration import OperatingPoint, listing_of
+from dynvid.errors import InputError, MissingFileError
+from dynvid.policy import SCORE_NAMES, ThresholdPolicy
+from dynvid.routes import Exit, Route, check_route
+from dynvid.text import printable
+from dynvid.whole import write_whole
+
+_KEY = b"dynvid"  # of the table's metadata
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The answers of a net at all K exits to N videos, and the policy that was in force.
+
+    Attributes:
+        logits: Of all exits, float (K, N, classes).
+        labels: int64 (N,), -1 where unknown.
+        paths: N files or folders of frames; bytes that are no UTF-8 are escaped as text.
+        recordings: The recording that each video was cut from; its own path where it is its own.
+        route: The K exits.
+        gmacs: Cumulative GMACs per video up to each exit, heads on the way included, K numbers.
+        full_gmacs: GMACs of full inference, with the last head only.
+        policy: Thresholds, score and temperatures.
+        point: What these thresholds were asked to do; None where they were not calibrated.
+        split: Such as `val` or `test`.
+        class_names: Names of the classes, where they are known.
+        weights: A name for the weights of the net.
+        run: What else a reader wants to know of the run, as plain data.
+
+    Example:
+        >>> outputs = Outputs(
+        ...     logits=torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]]]), labels=torch.tensor([1]), paths=["a.mp4"],
+        ...     recordings=["a.mp4"], route=(Exit(2, 1), Exit(4, 1)), gmacs=(1.0, 2.0), full_gmacs=1.9,
+        ...     policy=ThresholdPolicy(thresholds=[0.9, 0.0]), point=None, split="test", class_names=["x", "y"],
+        ... )
+        >>> outputs.predicted, outputs.taken
+        (tensor([[0],
+            [1]]), tensor([1]))
+    """
+
+    logits: Tensor
+    labels: Tensor
+    paths: list[str]
+    recordings: list[str]
+    route: Route
+    gmacs: tuple[float, ...]
+    full_gmacs: float
+    policy: ThresholdPolicy
+    point: OperatingPoint | None
+    split: str
+    class_names: list[str] | None = None
+    weights: str = ""
+    run: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether all labels are known."""
+        return bool((self.labels >= 0).all())
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """How sure each exit is of each video, (K, N)."""
+        return self.policy.score(self.logits)
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """The label that each exit gives each video, int64 (K, N)."""
+        return self.logits.argmax(-1)
+
+    @cached_property
+    def correct(self) -> Tensor:
+        """Whether it is right, bool (K, N)."""
+        return self.predicted == self.labels
+
+    @cached_property
+    def taken(self) -> Tensor:
+        """The position of the exit that each video takes, int64 (N,)."""
+        return self.policy.choose(self.logits)
+
+    def lost(self, with_labels: bool) -> Tensor:
+        """Whether a video is lost if it takes an exit, bool (K, N).
+
+        Args:
+            with_labels: Lost is what full inference gets right and this exit wrong; else what this exit gives another
+                label than full inference does.
+        """
+        if with_labels:
+            return self.correct[-1] & ~self.correct
+        return self.predicted != self.predicted[-1]
+
+    def of(self, chosen: Tensor) -> Self:
+        """Some of the videos: bool (N,)."""
+        rows = chosen.nonzero().squeeze(1)
+        return replace(
+            self,
+            logits=self.logits[:, rows],
+            labels=self.labels[rows],
+            paths=[self.paths[row] for row in rows.tolist()],
+            recordings=[self.recordings[row] for row in rows.tolist()],
+        )
+
+    def under(self, policy: ThresholdPolicy, point: OperatingPoint | None) -> Self:
+        """The same answers under another policy."""
+        return replace(self, policy=policy, point=point)
+
+    def save(self, path: str | Path) -> None:
+        """Write the table, whole or not at all.
+
+        Its columns are `path`, `label`, `recording`, for each exit, such as 4x2 (frames x depth), `label_4x2`,
+        `probability_4x2`, `score_4x2` and `logits_4x2`, and `exit` (the position of the exit taken, from 1) and
+        `gmacs`. What belongs to no single video is JSON in the table's metadata under `dynvid`.
+
+        Raises:
+            InputError: It cannot be written.
+        """
+        columns: dict[str, Any] = {
+            "path": pa.array(map(_text, self.paths), pa.string()),
+            "label": self.labels.cpu().numpy(),
+            "recording": pa.array(map(_text, self.recordings), pa.string()),
+        }
+        logits = self.logits.float().cpu()
+        probabilities = self.policy.probabilities(logits).gather(-1, self.predicted.cpu()[..., None]).squeeze(-1)
+        for k, (frames, depth) in enumerate(self.route):
+            name = f"{frames}x{depth}"
+            columns[f"label_{name}"] = self.predicted[k].cpu().numpy()
+            columns[f"probability_{name}"] = probabilities[k].numpy()
+            columns[f"score_{name}"] = self.scores[k].float().cpu().numpy()
+            flat = pa.array(logits[k].flatten().numpy())
+            columns[f"logits_{name}"] = pa.FixedSizeListArray.from_arrays(
+                flat, type=pa.list_(pa.float32(), logits.shape[-1])
+            )
+        columns["exit"] = self.taken.cpu().numpy() + 1
+        columns["gmacs"] = np.asarray(self.gmacs)[self.taken.cpu().numpy()]
+        about = {
+            "version": _VERSION,
+            "split": self.split,
+            "route": [list(cell) for cell in self.route],
+            "gmacs": list(self.gmacs),
+            "full_gmacs": self.full_gmacs,
+            "class_names": self.class_names,
+            "weights": self.weights,
+            "score": self.policy.score_name,
+            "thresholds": [strict_json.named(x) for x in self.policy.thresholds.tolist()],
+            "temperatures": list(self.policy.temperatures),
+            "point": None if self.point is None else self.point.plain(),
+            "run": self.run,
+        }
+        table = pa.table(columns).replace_schema_metadata({_KEY: strict_json.dumps(about).encode()})
+        file = io.BytesIO()
+        pq.write_table(table, file, compression="zstd")
+        write_whole(path, file.getbuffer())
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is damaged, or no table of dynvid; the message names the file.
+        """
+        if not Path(path).is_file():
+            raise MissingFileError(f"{printable(path)}: no such file; `dynvid validate` and `test` write such files")
+        try:
+            table = pq.read_table(path)
+            about = json.loads((table.schema.metadata or {}).get(_KEY, b"null"))
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise InputError(f"{printable(path)}: cannot be read, it is damaged or no Parquet file") from error
+        if not isinstance(about, dict) or about.get("version") != _VERSION:
+            raise InputError(f"{printable(path)}: not written by dynvid, or by another version of it")
+        try:
+            return cls._read(table, about)
+        except (AttributeError, InputError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            raise InputError(f"{printable(path)}: its parts do not fit together: {printable(error)}") from error
+
+    @classmethod
+    def _read(cls, table: pa.Table, about: dict[str, Any]) -> Self:
+        cells = [Exit(int(frames), int(depth)) for frames, depth in about["route"]]
+        route = check_route(cells, *cells[-1])
+        score, names = about["score"], about["class_names"]
+        if score not in SCORE_NAMES:
+            raise InputError(f"score {score!r} is unknown")
+        labels, logits = _column(table, "label", pa.int64()), []
+        for frames, depth in route:
+            name = f"logits_{frames}x{depth}"
+            classes = getattr(table.schema.field(name).type, "list_size", 0)
+            flat = _column(table, name, pa.list_(pa.float32(), classes)).flatten()
+            logits.append(torch.from_numpy(flat.to_numpy().copy()).reshape(-1, classes))
+        gmacs, full_gmacs = tuple(float(x) for x in about["gmacs"]), float(about["full_gmacs"])
+        if len(gmacs) != len(route) or (names is not None and len(names) != logits[0].shape[1]):
+            raise InputError("the route, the costs and the class names have other lengths")
+        if not (0 < full_gmacs < np.inf and gmacs[0] > 0 and gmacs[-1] < np.inf and np.all(np.diff(gmacs) > 0)):
+            raise InputError("the costs are not finite numbers above 0 that grow from exit to exit")
+        if names is not None and not all(isinstance(name, str) for name in names):
+            raise InputError("class_names are no names")
+        thresholds = [float(x) for x in about["thresholds"]]
+        if any(x != x for x in thresholds):
+            raise InputError("a threshold is no number")
+        values = labels.to_numpy()
+        if len(values) and not (values.min() >= -1 and values.max() < logits[0].shape[1]):
+            raise InputError("a label is no class")
+        order = about["run"].get("frame_order", [])
+        if not (isinstance(order, list) and all(type(frame) is int for frame in order)):
+            raise InputError("frame_order is no list of frames")
+        return cls(
+            logits=torch.stack(logits),
+            labels=torch.from_numpy(labels.to_numpy().copy()),
+            paths=_column(table, "path", pa.string()).to_pylist(),
+            recordings=_column(table, "recording", pa.string()).to_pylist(),
+            route=route,
+            gmacs=gmacs,
+            full_gmacs=full_gmacs,
+            policy=ThresholdPolicy(
+                thresholds=thresholds,
+                num_exits=len(route),
+                score=score,
+                temperatures=about["temperatures"],
+            ),
+            point=None if about["point"] is None else OperatingPoint.from_plain(about["point"]),
+            split=str(about["split"]),
+            class_names=names,
+            weights=str(about["weights"]),
+            run=dict(about["run"]),
+        )
+
+
+__all__ = ["Outputs", "listing_of", "recordings_of"]
+
+
+def recordings_of(paths: Sequence[str], groups: Sequence[str]) -> list[str]:
+    """The recording of each video: its group, or its own path where it has none."""
+    return [group or path for path, group in zip(paths, groups, strict=True)]
+
+
+def _column(table: pa.Table, name: str, kind: pa.DataType) -> pa.Array:
+    """A column that is of one type and complete."""
+    column = table[name].combine_chunks()
+    if column.type != kind or column.null_count:
+        raise InputError(f"column {name} is of type {column.type}, not {kind}, or has gaps")
+    return column
+
+
+def _text(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
