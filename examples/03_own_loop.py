@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from dynvid import DepthExitNet, ThresholdPolicy
-from dynvid.calibration import thresholds_for_drop
+from dynvid.calibration import thresholds_for_risk
 
 torch.manual_seed(0)
 net = DepthExitNet("test_resnet", num_classes=2, num_frames=4, input_size=32)
@@ -32,11 +32,12 @@ for _ in range(40):
 
 net.eval()
 with torch.no_grad():
-    video, label = clips(200)  # neither trained on nor tested on
+    video, label = clips(400)  # neither trained on nor tested on
     logits = net(video)
 policy = ThresholdPolicy(len(net.route))
 correct = logits.argmax(-1) == label
-policy.thresholds.copy_(thresholds_for_drop(policy.score(logits), correct, net.gmacs, max_drop=0.01))
+lost = correct[-1] & ~correct  # the last exit is right, and this one is wrong
+policy.thresholds.copy_(thresholds_for_risk(policy.score(logits), lost, net.gmacs, max_risk=0.05))
 
 video, label = clips(200)
 found = net.predict(video, policy)  # finished videos leave the batch

@@ -168,7 +168,7 @@ def small_disk(folder, size):
 def fitted(data, tmp_path_factory):
     """A calibrated module of plain Lightning, and its trainer."""
     folder = tmp_path_factory.mktemp("fitted")
-    module, run = make(), trainer(folder, Calibration(max_drop=0.1), max_epochs=1)
+    module, run = make(), trainer(folder, Calibration(max_drop=0.1, confidence=None), max_epochs=1)
     run.fit(module, datamodule=data)
     return module, run
 
@@ -294,7 +294,7 @@ def test_the_report_keeps_its_files_when_the_disk_is_full(fitted, data, tmp_path
     with files_no_larger_than(1000), pytest.raises(InputError, match=r"flops_accuracy\.png: cannot be written"):
         run.validate(module, datamodule=data, verbose=False)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
-    assert len(before) == 3
+    assert len(before) == 6
 
 
 # Thresholds and the weights they were found for
@@ -315,7 +315,7 @@ def found_again(path, data, max_drop):
 def test_checkpoints_between_validations_hold_full_inference(data, tmp_path):
     steps = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=1)
     last = TrainingCheckpoint(tmp_path, save_last=True, monitor="val/mean_exit_accuracy", mode="max", filename="best")
-    run = trainer(tmp_path, Calibration(max_drop=0.1), steps, last, max_epochs=2)
+    run = trainer(tmp_path, Calibration(max_drop=0.1, confidence=None), steps, last, max_epochs=2)
     run.fit(make(), datamodule=data)
     for step in range(1, 11):
         saved = content(tmp_path / f"step={step}.ckpt")
@@ -335,7 +335,9 @@ def test_an_exception_after_validation_saves_no_stale_thresholds(data, tmp_path)
 
     saving = TrainingCheckpoint(tmp_path, filename="broken", save_last=True, save_on_exception=True)
     with pytest.raises(RuntimeError, match="broken"):
-        trainer(tmp_path, Calibration(max_drop=0.1), Break(), saving, max_epochs=2).fit(make(), datamodule=data)
+        trainer(tmp_path, Calibration(max_drop=0.1, confidence=None), Break(), saving, max_epochs=2).fit(
+            make(), datamodule=data
+        )
     for path in tmp_path.glob("*.ckpt"):
         saved = content(path)
         assert saved["dynvid"]["calibrated"] == (saved["global_step"] == 5)
@@ -345,7 +347,7 @@ def test_an_exception_after_validation_saves_no_stale_thresholds(data, tmp_path)
 
 def test_training_on_without_validation_loses_the_thresholds(data, tmp_path, capsys):
     module = make()
-    calibration = Calibration(max_drop=0.1)
+    calibration = Calibration(max_drop=0.1, confidence=None)
     first = trainer(tmp_path, calibration, max_epochs=1)
     first.fit(module, datamodule=data)
     first.save_checkpoint(tmp_path / "first.ckpt")
@@ -448,7 +450,7 @@ def test_an_average_that_has_not_begun_is_the_net_itself(data, tmp_path):
     trainer(tmp_path, max_epochs=1).fit(straight, datamodule=data)
     averaged = make()
     pl.seed_everything(1)
-    run = trainer(tmp_path, average, Calibration(max_drop=0.1), steps, last, max_epochs=1)
+    run = trainer(tmp_path, average, Calibration(max_drop=0.1, confidence=None), steps, last, max_epochs=1)
     run.fit(averaged, datamodule=data)
     for state in (averaged.state_dict(), content(tmp_path / "last.ckpt")["state_dict"]):
         for name, value in straight.state_dict().items():
@@ -475,7 +477,9 @@ def test_an_average_that_moves_at_the_end_of_an_epoch_is_saved_as_it_was_validat
     average = EMAWeightAveraging(decay=0.5, update_every_n_steps=0, update_starting_at_epoch=0)
     best = TrainingCheckpoint(tmp_path, filename="best", save_last=True, monitor="val/loss")
     pl.seed_everything(1)
-    trainer(tmp_path, average, Calibration(max_drop=0.1), best, max_epochs=3).fit(make(), datamodule=data)
+    trainer(tmp_path, average, Calibration(max_drop=0.1, confidence=None), best, max_epochs=3).fit(
+        make(), datamodule=data
+    )
     saved = content(tmp_path / "best.ckpt")
     assert saved["dynvid"]["calibrated"]
     assert torch.equal(saved["state_dict"]["policy.thresholds"], found_again(tmp_path / "best.ckpt", data, 0.1))
@@ -495,7 +499,9 @@ def test_a_compiled_net_trains_saves_and_loads_as_a_plain_one(data, tmp_path, re
     saving = TrainingCheckpoint(tmp_path, save_last=True, filename="best")
     module = compiled(make(net=DepthExitNet, shift="none"))
     one = {"limit_train_batches": 1, "limit_val_batches": 1}
-    trainer(tmp_path, Calibration(max_drop=0.1), saving, max_epochs=1, **one).fit(module, datamodule=data)
+    trainer(tmp_path, Calibration(max_drop=0.1, confidence=None), saving, max_epochs=1, **one).fit(
+        module, datamodule=data
+    )
     saved = content(tmp_path / "last.ckpt")
     plain = make(net=DepthExitNet, shift="none")
     assert list(saved["state_dict"]) == list(plain.state_dict())
@@ -509,7 +515,7 @@ def test_a_compiled_net_trains_saves_and_loads_as_a_plain_one(data, tmp_path, re
     torch.compiler.set_stance("force_eager")  # what is wrapped need not be compiled twice
     request.addfinalizer(lambda: torch.compiler.set_stance("default"))
     for other in (compiled(make(net=DepthExitNet, shift="none")), plain):
-        resumed = trainer(tmp_path, Calibration(max_drop=0.1), max_epochs=2, **one)
+        resumed = trainer(tmp_path, Calibration(max_drop=0.1, confidence=None), max_epochs=2, **one)
         resumed.fit(other, datamodule=data, ckpt_path=tmp_path / "last.ckpt")
         assert resumed.global_step == 2
         assert list(other.state_dict()) == list(saved["state_dict"])
@@ -529,7 +535,7 @@ def test_checkpoints_of_compiled_nets_of_before_load(fitted, tmp_path):
 
 
 def test_each_epoch_is_one_line_without_a_progress_bar(data, tmp_path, capsys):
-    callbacks = [Calibration(max_drop=0.1), EpochLine(), FlopsAccuracyReport()]
+    callbacks = [Calibration(max_drop=0.1, confidence=None), EpochLine(), FlopsAccuracyReport()]
     module = make()
     trainer(tmp_path, *callbacks, max_epochs=2, check_val_every_n_epoch=2).fit(module, datamodule=data)
     first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch "))

@@ -8,7 +8,8 @@ PUBLIC = {
     "dynvid": "DepthExitNet Exit ExitNet InputExitNet Prediction Stream ThresholdPolicy UnifiedExitNet depth_route "
     "frame_groups input_route unified_route __version__",
     "dynvid.calibration": "Frontier Operation candidate_thresholds frontier num_candidates operate "
-    "thresholds_for_budget thresholds_for_drop",
+    "thresholds_for_budget thresholds_for_drop thresholds_for_risk videos_needed smallest_risk whole_curve Target "
+    "OperatingPoint find_point kept_apart fit_temperatures calibration_error share_interval mean_interval best_route",
     "dynvid.callbacks": "Calibration EpochLine FlopsAccuracyReport NetLine PredictionWriter TrainingCheckpoint",
     "dynvid.checkpoint": "net_from_checkpoint read_checkpoint",
     "dynvid.cli": "main",
@@ -30,8 +31,10 @@ PUBLIC = {
     "dynvid.nets.msdnet": "from_original_keys load_msdnet_checkpoint msdnet38",
     "dynvid.nets.pretrained": "load_weights read_weights",
     "dynvid.nets.tsm": "from_tsm_keys load_tsm_checkpoint",
-    "dynvid.policy": "SCORES ThresholdPolicy choose_exits margin max_probability negative_entropy",
+    "dynvid.outputs": "Outputs",
+    "dynvid.policy": "SCORES SCORE_NAMES patience ThresholdPolicy choose_exits margin max_probability negative_entropy",
     "dynvid.published": "draw_published",
+    "dynvid.report": "render_report summarise write_report",
     "dynvid.routes": "Exit check_route depth_route frame_groups input_route unified_route",
 }
 

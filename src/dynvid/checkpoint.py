@@ -1,18 +1,19 @@
 """Checkpoints, which may come from strangers: everything in them is checked before anything is built. No Lightning."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from dynvid.calibration import num_candidates
+from dynvid.calibration import ChosenBy, OperatingPoint, num_candidates
 from dynvid.errors import InputError
 from dynvid.nets import ExitNet
 from dynvid.nets.compiled import plain_name
 from dynvid.nets.description import check_plain, shown
 from dynvid.nets.spec import net_from_state
 from dynvid.nets.weights.file import check_tensors, read_file
-from dynvid.policy import SCORES
+from dynvid.policy import SCORE_NAMES
 
 THRESHOLDS = ("policy.thresholds", "curve_thresholds")  # these may be infinite: an exit that is off
 # What Lightning takes as it is when it restores a run: the type of each part, and of what is in it.
@@ -81,13 +82,22 @@ def described(checkpoint: Mapping[str, Any], path: str | Path = "the checkpoint"
     net, score, names = saved["net"], saved["score"], saved["class_names"]
     if not isinstance(net, dict) or not isinstance(net.get("init_args"), dict):
         raise InputError(f"{path}: net is {shown(net)}, not a class_path with init_args")
-    if not isinstance(score, str) or score not in SCORES:
-        raise InputError(f"{path}: score is {shown(score)}: use {', '.join(SCORES)}")
+    if not isinstance(score, str) or score not in SCORE_NAMES:
+        raise InputError(f"{path}: score is {shown(score)}: use {', '.join(SCORE_NAMES)}")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise InputError(f"{path}: class_names is {shown(names)}, not a list of names")
     if not isinstance(saved.get("calibrated", True), bool):
         raise InputError(f"{path}: calibrated is {shown(saved['calibrated'])}, not true or false")
+    if saved.get("chosen_by") not in (None, *get_args(ChosenBy)):
+        raise InputError(f"{path}: chosen_by is {shown(saved['chosen_by'])}: use {', '.join(get_args(ChosenBy))}")
+    if not isinstance(saved.get("listing"), str | None):
+        raise InputError(f"{path}: listing is {shown(saved['listing'])}, not a name")
+    temperatures = saved.get("temperatures")
+    if temperatures is not None and not (isinstance(temperatures, list) and all(map(_is_temperature, temperatures))):
+        raise InputError(f"{path}: temperatures are {shown(temperatures)}, not a list of numbers above 0")
     try:
+        if saved.get("operating_point") is not None:
+            OperatingPoint.from_plain(saved["operating_point"])
         check_plain("init_args", net["init_args"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -109,8 +119,14 @@ def net_from_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> Exit
         for name, shape in zip(THRESHOLDS, [(exits,), (num_candidates(exits), exits)], strict=True):
             if name not in state or state[name].shape != shape or not state[name].is_floating_point():
                 raise InputError(f"{name} must be float {shape} for {exits} exits")
+        if saved.get("temperatures") and len(saved["temperatures"]) != exits:
+            raise InputError(f"{len(saved['temperatures'])} temperatures for {exits} exits")
         if names is not None and len(names) != net.num_classes:
             raise InputError(f"class_names has {len(names)} names, the net {net.num_classes} classes")
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return net
+
+
+def _is_temperature(value: object) -> bool:
+    return isinstance(value, float) and 0 < value < math.inf

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,8 +15,9 @@ from pytorch_lightning.utilities import rank_zero_warn
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
-from dynvid.calibration import num_candidates
+from dynvid.calibration import ChosenBy, OperatingPoint, num_candidates
 from dynvid.checkpoint import described, net_from_checkpoint, read_checkpoint
+from dynvid.data import Video
 from dynvid.errors import InputError
 from dynvid.losses import ExitLoss
 from dynvid.metrics import FlopsAccuracy, FlopsAccuracyCurve
@@ -24,10 +25,11 @@ from dynvid.nets import ExitNet
 from dynvid.nets.compiled import drop_compiled_names, plain_name, take_names_of
 from dynvid.nets.description import shown
 from dynvid.nets.weights.file import check_fit
+from dynvid.outputs import Outputs, listing_of, recordings_of
 from dynvid.policy import Score, ThresholdPolicy
 from dynvid.saving import use_whole_files
 
-__all__ = ["DynamicInferenceModule", "read_checkpoint"]
+__all__ = ["DynamicInferenceModule", "fingerprint", "listing", "read_checkpoint", "recordings_in"]
 
 Batch = dict[str, Any]
 
@@ -45,7 +47,7 @@ class DynamicInferenceModule(pl.LightningModule):
     Args:
         net: The net.
         loss: `ExitLoss()` by default, the plain sum of the exits' cross-entropies.
-        score: How sure an exit is: `max_probability`, `margin` or `negative_entropy`.
+        score: How sure an exit is: `max_probability`, `margin`, `negative_entropy` or `patience`.
         optimizer: Parameters -> optimizer; TSM's SGD by default.
         lr_scheduler: Optimizer -> scheduler, stepped per epoch; none by default.
         warmup_epochs: Let the learning rate rise from near zero over this many epochs, step by step, on top of a
@@ -60,7 +62,13 @@ class DynamicInferenceModule(pl.LightningModule):
         policy: The thresholds; full inference until calibrated. `set_thresholds` sets them together with the weights
             that they belong to; a checkpoint of other weights holds full inference.
         class_names: Names of the classes, once a data module or a checkpoint has told them.
+        point: What the thresholds were asked to do; None until calibrated.
         curve: What the last validation or test run found.
+        kept_apart: Which videos of the validation split choose no checkpoint, bool, one for each of its videos; the
+            metrics of a validation are those of the others. None where all of them count.
+        chosen_by: Who of the validation split chose these weights: "nothing", "others" than those kept apart, or
+            "these", all of them; None where that is not known.
+        listing: A name for the list of videos that `fit` validated on.
         validated_weights: A name for the weights that `fit` validated last; averaged ones are in the net for that only.
 
     Example:
@@ -102,7 +110,13 @@ class DynamicInferenceModule(pl.LightningModule):
         self.optimizer, self.lr_scheduler, self.warmup_epochs = optimizer, lr_scheduler, warmup_epochs
         net.gradient_equilibrium, net.gradient_checkpointing = gradient_equilibrium, gradient_checkpointing
         self.class_names: list[str] | None = None
+        self.point: OperatingPoint | None = None
         self.curve: FlopsAccuracy | None = None
+        self.kept_apart: Tensor | None = None
+        self.chosen_by: ChosenBy | None = None
+        self.listing: str | None = None
+        self.listed = ""  # the same of the videos that the curve is of, whether they could be read or not
+        self._recorded: tuple[str, list[str], list[str]] | None = None  # split, paths and recordings behind the curve
         self._thresholds_of: str | None = None  # the weights that the thresholds were found for
         self.validated_weights: str | None = None
         self.val_curve = FlopsAccuracyCurve(net.gmacs, self.policy)
@@ -118,7 +132,7 @@ class DynamicInferenceModule(pl.LightningModule):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.curve_thresholds = exact.to(self.curve_thresholds.device)  # never rounded, as in ThresholdPolicy
         if fit:  # weights that are rounded are still the same
-            self._thresholds_of = _fingerprint(self.state_dict())
+            self._thresholds_of = fingerprint(self.state_dict())
         return self
 
     @property
@@ -127,21 +141,62 @@ class DynamicInferenceModule(pl.LightningModule):
         return self._fits(self.state_dict())
 
     def set_thresholds(
-        self, thresholds: Tensor, curve_thresholds: Tensor | None = None, weights: str | None = None
+        self,
+        thresholds: Tensor | Sequence[float],
+        curve_thresholds: Tensor | None = None,
+        weights: str | None = None,
+        point: OperatingPoint | None = None,
     ) -> None:
         """Set thresholds together with the weights that they were found for.
 
         Args:
             thresholds: One per exit, (K,).
-            curve_thresholds: The calibrated curve, as `dynvid.calibration.frontier` gives it; none by default.
+            curve_thresholds: The calibrated curve, as `dynvid.calibration.whole_curve` gives it; none by default.
             weights: `validated_weights`; by default they are those that are in the net now.
+            point: What the thresholds were asked to do; by default they are given by hand, and promise nothing.
+
+        Raises:
+            ValueError: They are not one per exit.
         """
+        thresholds = torch.as_tensor(thresholds)
+        if thresholds.shape != self.policy.thresholds.shape:
+            raise InputError(f"thresholds of shape {tuple(thresholds.shape)}: one per exit ({self.policy.num_exits})")
         with torch.no_grad():
             self.policy.thresholds.copy_(thresholds)
             self.curve_thresholds.copy_(torch.full_like(self.curve_thresholds, torch.inf))
             if curve_thresholds is not None:
                 self.curve_thresholds.copy_(curve_thresholds)
-        self._thresholds_of = weights or _fingerprint(self.state_dict())
+        self.point = OperatingPoint("thresholds") if point is None else point
+        self._thresholds_of = weights or fingerprint(self.state_dict())
+
+    def outputs(self) -> Outputs | None:
+        """What the last validation or test run recorded, with the policy as it is now."""
+        if self.curve is None:
+            return None
+        numbers = [str(row) for row in self.curve.index.tolist()]  # where a data set does not tell its videos
+        split, paths, recordings = self._recorded or ("", numbers, numbers)
+        views = float(self.curve.exit_gmacs[0]) / self.net.gmacs[0]
+        fitting = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        weights = self.validated_weights if fitting else fingerprint(self.state_dict())
+        policy = ThresholdPolicy(
+            thresholds=self.policy.thresholds.cpu(),
+            score=self.policy.score_name,
+            temperatures=self.policy.temperatures,
+        )
+        return Outputs(
+            logits=self.curve.logits,
+            labels=self.curve.labels,
+            paths=paths,
+            recordings=recordings,
+            route=self.net.route,
+            gmacs=tuple(self.curve.exit_gmacs.tolist()),
+            full_gmacs=views * self.net.full_gmacs,
+            policy=policy,
+            point=self.point if self._thresholds_of == weights else None,
+            split=split,
+            class_names=self.class_names,
+            weights=weights or "",
+        )
 
     def setup(self, stage: str) -> None:
         """Take the class names from the data module, and let checkpoints be written whole (`dynvid.saving`).
@@ -260,21 +315,41 @@ class DynamicInferenceModule(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Note which weights are validated: those in the net now, where a callback may have put averaged ones."""
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            self.validated_weights = _fingerprint(self.state_dict())
+            self.validated_weights = fingerprint(self.state_dict())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Record all exits."""
-        logits = self(batch["video"])
-        loss = self.loss(logits, batch["label"])
-        self.log("val/loss", loss, batch_size=len(batch["label"]), sync_dist=True)
-        self.val_curve.update(logits, batch["label"], batch["index"])
+        self.val_curve.update(self(batch["video"]), batch["label"], batch["index"])
+
+    def choosing(self) -> Tensor:
+        """Which videos of the curve choose checkpoints, bool (N,): in `fit`, all but those kept apart."""
+        assert self.curve is not None
+        fitting = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        if self.kept_apart is None or not fitting:
+            return torch.ones_like(self.curve.index, dtype=torch.bool)
+        return ~self.kept_apart[self.curve.index]
+
+    def _record(self, split: str, loaders: Any) -> None:
+        """Note which videos the curve is of."""
+        assert self.curve is not None
+        self.listed = listing(loaders)
+        rows = self.curve.index.tolist()
+        paths, recordings = _listed(loaders)[0], recordings_in(loaders)
+        names = [paths[row] for row in rows] if paths else [str(row) for row in rows]
+        self._recorded = split, names, [recordings[row] for row in rows] if paths else names
 
     def on_validation_epoch_end(self) -> None:
-        """Log the top-1 of the last exit and the mean over exits."""
+        """Log the loss, the top-1 of the last exit and the mean over exits, of the videos that choose checkpoints."""
         self.curve = self.val_curve.compute()
         self.val_curve.reset()
-        self.log("val/accuracy", self.curve.exit_accuracy[-1], prog_bar=True)
-        self.log("val/mean_exit_accuracy", self.curve.exit_accuracy.mean())
+        self._record("val", self.trainer.val_dataloaders)
+        choosing = self.choosing()
+        logits, labels = self.curve.logits[:, choosing], self.curve.labels[choosing]
+        accuracy = self.curve.correct[:, choosing].float().mean(1)
+        # All ranks have all answers; sync_dist only tells Lightning so.
+        self.log("val/loss", self.loss(logits, labels), sync_dist=True)
+        self.log("val/accuracy", accuracy[-1], prog_bar=True, sync_dist=True)
+        self.log("val/mean_exit_accuracy", accuracy.mean(), sync_dist=True)
 
     def on_test_start(self) -> None:
         """Say that the checkpoint is not calibrated, where it is not."""
@@ -301,7 +376,8 @@ class DynamicInferenceModule(pl.LightningModule):
         self.test_curve.thresholds = self.curve_thresholds
         self.curve = self.test_curve.compute()
         self.test_curve.reset()
-        self.log("test/accuracy", self.curve.exit_accuracy[-1])
+        self._record("test", self.trainer.test_dataloaders)
+        self.log("test/accuracy", self.curve.exit_accuracy[-1], sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Early exit, executed: the label, its probability, the exit taken and its GMACs for each video."""
@@ -335,11 +411,15 @@ class DynamicInferenceModule(pl.LightningModule):
             "score": self.policy.score_name,
             "class_names": self.class_names,
             "calibrated": calibrated,
+            "temperatures": list(self.policy.temperatures),
+            "operating_point": self.point.plain() if calibrated and self.point is not None else None,
+            "chosen_by": self.chosen_by,
+            "listing": self.listing,
         }
 
     def _fits(self, state: Mapping[str, Tensor]) -> bool:
         """Whether the thresholds were found for the weights of a state dict; a single exit needs none."""
-        return len(self.net.route) == 1 or self._thresholds_of == _fingerprint(state)
+        return len(self.net.route) == 1 or self._thresholds_of == fingerprint(state)
 
     def _say_if_not_calibrated(self) -> None:
         if not self.calibrated and self.trainer.is_global_zero:
@@ -366,7 +446,12 @@ class DynamicInferenceModule(pl.LightningModule):
         infinite = state.get("policy.thresholds", torch.tensor(torch.inf)).isposinf().all()
         calibrated = checkpoint["dynvid"].get("calibrated", not infinite)
         loaded = {name: x.to(own[name].dtype) for name, x in state.items() if name in own}
-        self._thresholds_of = _fingerprint(loaded) if calibrated else None
+        self._thresholds_of = fingerprint(loaded) if calibrated else None
+        self.policy.take_score(checkpoint["dynvid"]["score"], checkpoint["dynvid"].get("temperatures"))
+        point = checkpoint["dynvid"].get("operating_point")
+        self.point = None if point is None else OperatingPoint.from_plain(point)
+        self.chosen_by = checkpoint["dynvid"].get("chosen_by")
+        self.listing = checkpoint["dynvid"].get("listing")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare the checkpoint with this module before its weights are loaded.
@@ -382,7 +467,8 @@ class DynamicInferenceModule(pl.LightningModule):
             raise InputError(
                 f"the checkpoint holds another net: {', '.join(other)}; use the config it was trained with"
             )
-        if saved["score"] != self.policy.score_name:
+        fitting = self.trainer.state.fn == TrainerFn.FITTING  # other runs take score and thresholds as they were saved
+        if fitting and saved["score"] != self.policy.score_name:
             raise InputError(
                 f"the checkpoint's thresholds are for the score {saved['score']!r} (here {self.policy.score_name!r}): "
                 "use the config it was trained with"
@@ -424,8 +510,27 @@ class DynamicInferenceModule(pl.LightningModule):
         return module.eval()
 
 
-def _fingerprint(state: Mapping[str, Tensor]) -> str:
-    """The net's weights and buffers in a state dict, to the bit and wherever they lie."""
+def recordings_in(loaders: Any) -> list[str]:
+    """The recording of each video of a loader's data set, in its order; empty where it does not tell its videos."""
+    paths, groups = _listed(loaders)
+    return recordings_of(paths, groups)
+
+
+def listing(loaders: Any) -> str:
+    """A name for the list of a loader's videos; empty where it does not tell them."""
+    paths, _ = _listed(loaders)
+    return listing_of(paths) if paths else ""
+
+
+def _listed(loaders: Any) -> tuple[list[str], list[str]]:
+    """Paths and groups of a loader's videos, where its data set is a list of `Video`."""
+    loader = loaders[0] if isinstance(loaders, list | tuple) else loaders
+    videos: Sequence[Video] = getattr(getattr(loader, "dataset", None), "videos", ())
+    return [video.path for video in videos], [video.group for video in videos]
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """A name for the net's weights and buffers in a state dict, to the bit and wherever they lie."""
     digest = hashlib.sha256()
     for name in sorted(name for name in state if name.startswith("net.")):
         digest.update(name.encode())

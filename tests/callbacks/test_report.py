@@ -16,7 +16,7 @@ def refuse(token):
 
 def run_of(fn, **more):
     """As much of a trainer as the callbacks ask for."""
-    about = {"is_global_zero": True, "loggers": [], "global_step": 0, "log_dir": None} | more
+    about = {"is_global_zero": True, "loggers": [], "global_step": 0, "log_dir": None, "default_root_dir": None} | more
     return SimpleNamespace(state=SimpleNamespace(fn=fn), **about)
 
 
@@ -42,10 +42,10 @@ def test_a_figure_that_is_no_number_is_null(tmp_path, capsys):
     module = DynamicInferenceModule(UnifiedExitNet("test_resnet", num_classes=5, num_frames=4))
     module.test_curve.update(torch.randn(4, 3, 5), torch.arange(3), torch.arange(3))
     module.curve = module.test_curve.compute()
-    module.curve.exit_accuracy *= torch.nan
+    module.curve.logits *= torch.nan
     folder = tmp_path / "log\x1b[2J"
     FlopsAccuracyReport().on_test_end(run_of("test", log_dir=str(folder)), module)
     report = json.loads((folder / "report.json").read_text(), parse_constant=refuse)
-    assert report["full"]["accuracy"] is None
+    assert report["wrong"][0]["probability"] is None
     assert report["videos"] == 3
     assert "\x1b" not in capsys.readouterr().out

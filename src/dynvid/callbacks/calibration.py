@@ -1,62 +1,117 @@
 """Find thresholds after each validation, so that every checkpoint holds those of its own weights."""
 
+import math
+from dataclasses import replace
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
-from dynvid.calibration import frontier, thresholds_for_budget, thresholds_for_drop
+from dynvid.calibration import (
+    CALIBRATING,
+    ChosenBy,
+    Target,
+    counted,
+    find_point,
+    kept_apart,
+    listing_of,
+    videos_needed,
+    whole_curve,
+)
 from dynvid.errors import InputError
-from dynvid.module import DynamicInferenceModule
+from dynvid.module import DynamicInferenceModule, listing, recordings_in
 
 
 class Calibration(pl.Callback):
     """Set the module's thresholds on the validation split at the end of each validation of `fit`.
 
+    A promise takes videos that had no part in choosing the checkpoint. Where something chooses by the validation split
+    (a `monitor`), two thirds of its recordings calibrate and the others choose; where two thirds are too few to promise
+    what is asked for, all choose, and checkpoints hold full inference.
+
     Args:
-        max_drop: Top-1 that early exit may lose against the last exit, in [0, 1]; 0.01, one point, by default.
-        budget: Mean GMACs per video to spend on the validation split instead. A net with one exit has no thresholds,
-            and stays as it is.
+        max_drop: Share of the videos that early exit may lose: the last exit is right, and the exit taken is wrong; so
+            top-1 falls by no more. 0.01, one in a hundred, by default.
+        confidence: With what probability, over the draw of the calibration videos, this holds for new videos. None
+            promises nothing: it takes the largest saving that loses no more on the calibration videos themselves.
+        budget: Mean GMACs per video to spend on the validation split instead, which promises nothing. A net with one
+            exit has no thresholds, and stays as it is.
 
     Raises:
-        ValueError: A number is out of its range, both are given, or the budget does not reach the first exit.
+        ValueError: A number is out of its range, `max_drop` and `budget` are both given, or the budget does not reach
+            the first exit.
 
     Example:
-        >>> Calibration(budget=20.0).budget
-        20.0
+        >>> Calibration(budget=20.0).target
+        Target(max_drop=None, max_disagreement=None, budget=20.0, confidence=0.95)
     """
 
-    def __init__(self, max_drop: float | None = None, budget: float | None = None) -> None:
-        if max_drop is not None and not 0 <= max_drop <= 1:  # so written, it refuses NaN too
-            raise InputError(f"max_drop={max_drop}: a share in [0, 1], 0.01 is one point")
-        if budget is not None and not budget > 0:
-            raise InputError(f"budget={budget}: GMACs above 0")
+    def __init__(
+        self, max_drop: float | None = None, confidence: float | None = 0.95, budget: float | None = None
+    ) -> None:
         if max_drop is not None and budget is not None:
             raise InputError(
                 f"calibration: max_drop={max_drop:g} beside budget={budget:g}: give one of them; where a config sets "
                 "max_drop, --calibration.max_drop null takes it back"
             )
-        self.max_drop, self.budget = 0.01 if max_drop is None else max_drop, budget
-        self._found: tuple[Tensor, Tensor, str | None] | None = None
+        drop = 0.01 if max_drop is None and budget is None else max_drop
+        self.target = Target(max_drop=drop, budget=budget, confidence=confidence)
+        self._found: dict[str, Any] | None = None  # the arguments of `set_thresholds`
+        self._divided = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse an impossible budget before anything is trained."""
         assert isinstance(pl_module, DynamicInferenceModule)
+        if stage == "fit":
+            pl_module.kept_apart, self._divided = None, False
+            if self._found and len(self._found["thresholds"]) != len(pl_module.net.route):
+                self._found = None  # of another net
         cheapest, *more = pl_module.net.gmacs
-        if self.budget is not None and more and self.budget < cheapest:
-            raise InputError(f"a budget of {self.budget:g} GMACs is below the first exit, which costs {cheapest:g}")
+        budget = self.target.budget
+        if budget is not None and more and budget < cheapest:
+            raise InputError(f"a budget of {budget:g} GMACs is below the first exit, which costs {cheapest:g}")
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Divide the split, and say how: at the sanity check, before anything is trained."""
+        assert isinstance(pl_module, DynamicInferenceModule)
+        if trainer.state.fn != "fit" or self._divided or len(pl_module.net.route) == 1:
+            return
+        self._divided = True
+        recordings = recordings_in(trainer.val_dataloaders)
+        before = (pl_module.chosen_by or "these") if trainer.ckpt_path else None  # who chose in the run that goes on
+        chosen_by, pl_module.kept_apart = self._divide(recordings, _something_chooses(trainer), before)
+        pl_module.chosen_by, pl_module.listing = chosen_by, listing(trainer.val_dataloaders)
+        if recordings:
+            rank_zero_info(f"calibration: {self._told(recordings, pl_module.kept_apart, chosen_by == 'these')}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Calibrate; Lightning saves checkpoints after this."""
         assert isinstance(pl_module, DynamicInferenceModule)
-        if trainer.sanity_checking or trainer.state.fn != "fit" or pl_module.curve is None:
+        outputs = pl_module.outputs()
+        if trainer.sanity_checking or trainer.state.fn != "fit" or outputs is None:
             return
-        scores, correct, gmacs = pl_module.curve.scores, pl_module.curve.correct, pl_module.net.gmacs
-        if self.budget is None or len(gmacs) == 1:
-            thresholds = thresholds_for_drop(scores, correct, gmacs, self.max_drop)
-        else:
-            thresholds = thresholds_for_budget(scores, correct, gmacs, self.budget)
-        self._found = thresholds, frontier(scores, correct, gmacs).thresholds, pl_module.validated_weights
-        pl_module.set_thresholds(*self._found)
+        assert pl_module.curve is not None
+        if pl_module.kept_apart is not None:
+            outputs = outputs.of(pl_module.kept_apart[pl_module.curve.index])
+        thresholds, point = find_point(
+            outputs.scores,
+            outputs.lost(with_labels=True),
+            outputs.gmacs,
+            self.target,
+            outputs.recordings,
+            outputs.split,
+            pl_module.chosen_by or "these",
+            outputs.full_gmacs,
+        )
+        self._found = {
+            "thresholds": thresholds,
+            "curve_thresholds": whole_curve(outputs.scores, outputs.correct, outputs.gmacs),
+            "weights": pl_module.validated_weights,
+            "point": replace(point, listing=listing_of(outputs.paths)),
+        }
+        pl_module.set_thresholds(**self._found)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set the thresholds again, since a callback that averages the weights has averaged the buffers with them.
@@ -65,6 +120,46 @@ class Calibration(pl.Callback):
         """
         assert isinstance(pl_module, DynamicInferenceModule)
         if self._found is not None:
-            pl_module.set_thresholds(*self._found)
+            pl_module.set_thresholds(**self._found)
             if not pl_module.calibrated:
-                pl_module.set_thresholds(torch.full_like(self._found[0], torch.inf), weights=self._found[2])
+                none = torch.full_like(self._found["thresholds"], torch.inf)
+                pl_module.set_thresholds(none, weights=self._found["weights"])
+
+    def _divide(
+        self, recordings: list[str], something_chooses: bool, before: ChosenBy | None
+    ) -> tuple[ChosenBy, Tensor | None]:
+        """Who chooses the checkpoint, and which videos of the split have no part in it."""
+        apart = kept_apart(recordings)
+        calibrating = {name for name, is_apart in zip(recordings, apart.tolist(), strict=True) if is_apart}
+        divided = self.target.promises and self.target.possible(len(calibrating))
+        if before == "others" or (before != "these" and something_chooses and divided):
+            return "others", apart
+        return ("these" if before == "these" or something_chooses else "nothing"), None
+
+    def _told(self, recordings: list[str], apart: Tensor | None, they_chose: bool) -> str:
+        """How many videos and recordings calibrate, and what they are too few for."""
+        calibrating = [name for n, name in enumerate(recordings) if apart is None or apart[n]]
+        told = f"{counted(calibrating)} of val calibrate"
+        if apart is not None:
+            told += f", {len(recordings) - len(calibrating)} choose the checkpoint"
+        if self.target.promises and (they_chose or not self.target.possible(len(set(calibrating)))):
+            rule, value, confidence = self.target.rule, self.target.value, self.target.confidence or 0.95
+            needed = videos_needed(value, confidence)
+            unit = "recordings" if len(set(recordings)) < len(recordings) else "videos"
+            takes = f"{needed} {unit}"
+            if they_chose:
+                takes = f"about {math.ceil(needed / CALIBRATING)} {unit}, two thirds of which do not choose"
+            told += (
+                f"; to promise {rule} {100 * value:g} % with {100 * confidence:g} % confidence takes {takes}, so "
+                "checkpoints will hold full inference; ways on: a budget, or calibration.confidence null, which "
+                "promises nothing"
+            )
+        return told
+
+
+def _something_chooses(trainer: pl.Trainer) -> bool:
+    """Whether anything of a run depends on a metric: which checkpoint is the best, when it stops, the learning rate."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's own annotation lacks it
+    return any(getattr(callback, "monitor", None) for callback in callbacks) or any(
+        config.reduce_on_plateau for config in trainer.lr_scheduler_configs
+    )

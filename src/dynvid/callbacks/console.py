@@ -7,7 +7,7 @@ import torch
 from pytorch_lightning.callbacks import ModelSummary
 from torch import Tensor
 
-from dynvid.callbacks.report import summarise
+from dynvid.callbacks.report import key_figures
 from dynvid.module import DynamicInferenceModule
 
 
@@ -45,9 +45,10 @@ class EpochLine(pl.Callback):
         if self._losses:
             words.append(f"train/loss {float(torch.stack(self._losses).mean()):.4g}")
         if self._validated and pl_module.curve is not None:
-            found = summarise(pl_module, pl_module.curve)
+            found = key_figures(pl_module)
+            change = 100 * (found["dynamic"]["accuracy"] - found["full"]["accuracy"])
             words.append(f"val/accuracy {100 * found['full']['accuracy']:.1f} %")
-            words.append(f"dynamic {100 * found['dynamic']['accuracy']:.1f} % with {100 * found['saved']:z.1f} % saved")
+            words.append(f"dynamic {change:+z.1f} points with {100 * found['saved']:z.1f} % saved")
         self._line = ", ".join(words)
         self._losses, self._validated = [], False
 

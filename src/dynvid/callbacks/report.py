@@ -2,19 +2,26 @@
 
 import csv
 import io
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from rich.console import Console
 from rich.table import Table
 
-from dynvid import strict_json
-from dynvid.calibration import operate
+from dynvid import __version__, strict_json
+from dynvid.calibration import OperatingPoint, operate
+from dynvid.callbacks.loggers import log_picture
+from dynvid.checkpoint import described, read_checkpoint
 from dynvid.metrics import FlopsAccuracy, draw_legend, plot_curve
 from dynvid.module import DynamicInferenceModule
+from dynvid.outputs import Outputs
 from dynvid.published import Dataset
+from dynvid.report import write_report
 from dynvid.text import printable
 from dynvid.whole import write_whole
 
@@ -22,11 +29,12 @@ from dynvid.whole import write_whole
 class FlopsAccuracyReport(pl.Callback):
     """Report top-1 against GMACs after each validation and test.
 
-    Scalars per exit and the figure go to the logger; `flops_accuracy.csv` and `flops_accuracy.png` to the log folder.
-    After a run of test or validate a table is printed too, and `report.json` written.
+    Scalars per exit and the figure go to the loggers; `flops_accuracy.csv` and `flops_accuracy.png` to the log folder.
+    A run of test or validate also leaves what every exit answered to every video, `outputs_test.parquet` or
+    `outputs_val.parquet` (see `dynvid.outputs`), and the report made of it: `report.html`, `report.md`, `report.json`.
 
     Args:
-        published: A data set of `dynvid.published` whose rows the figure shows beside the curve.
+        published: A data set of `dynvid.published` whose rows the figures show beside the curve.
 
     Example:
         >>> from pytorch_lightning import Trainer
@@ -42,11 +50,18 @@ class FlopsAccuracyReport(pl.Callback):
             self._report(trainer, pl_module, "val")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where the best checkpoint is, or the last where nothing was monitored."""
+        """Say where the best checkpoint is, or the last where nothing was monitored, and what it promises."""
         saved = trainer.checkpoint_callback
         path = getattr(saved, "best_model_path", "") or getattr(saved, "last_model_path", "")
-        if path and trainer.is_global_zero:
-            print(f"checkpoint: {printable(path)}")
+        if not path or not trainer.is_global_zero:
+            return
+        print(f"checkpoint: {printable(path)}")
+        plain = described(read_checkpoint(path), path).get("operating_point") if Path(path).is_file() else None
+        if plain is not None:
+            point = OperatingPoint.from_plain(plain)
+            print(f"operating point: {printable(point)}")
+            if offered := point.offered():
+                print(offered)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log, write the files and print the table."""
@@ -54,62 +69,72 @@ class FlopsAccuracyReport(pl.Callback):
 
     def _report(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, DynamicInferenceModule)
-        folder = trainer.log_dir  # broadcasts: every rank has to ask
-        if pl_module.curve is None or not trainer.is_global_zero:
+        folder = trainer.log_dir or trainer.default_root_dir  # broadcasts: every rank has to ask
+        outputs = pl_module.outputs()
+        if pl_module.curve is None or outputs is None or not trainer.is_global_zero:
             return
-        summary = summarise(pl_module, pl_module.curve)
+        summary = key_figures(pl_module)
         for logger in trainer.loggers:
             logger.log_metrics(_scalars(summary, stage), step=trainer.global_step)
-        if folder is None or getattr(trainer, "fast_dev_run", False):
-            if trainer.state.fn != "fit":
-                print_summary(summary)
-            return
-        picture = Path(folder, "flops_accuracy.png")
-        figure, axes = plot_curve(pl_module.curve, published=self.published)
-        dynamic = summary["dynamic"]
-        axes.plot(
-            dynamic["gmacs"],
-            100 * dynamic["accuracy"],
-            "*",
-            ms=14,
-            color="tab:red",
-            label="calibrated thresholds",
-        )
+        alone = trainer.state.fn != "fit"
+        if folder and not getattr(trainer, "fast_dev_run", False):
+            picture = self._draw(pl_module.curve, summary, stage)
+            write_whole(Path(folder, "flops_accuracy.png"), picture)
+            log_picture(trainer, f"{stage}/flops_accuracy", picture)
+            write_curve(Path(folder, "flops_accuracy.csv"), pl_module, pl_module.curve)
+            if alone:
+                self._write(replace(outputs, run=_about(trainer, pl_module)), summary, Path(folder))
+        elif alone:
+            print_summary(summary)
+
+    def _draw(self, curve: FlopsAccuracy, summary: dict[str, Any], split: str) -> bytes:
+        """The picture of the curve, as PNG."""
+        figure, axes = plot_curve(curve, published=self.published, split=split)
+        cost, accuracy = summary["dynamic"]["gmacs"], 100 * summary["dynamic"]["accuracy"]
+        axes.plot(cost, accuracy, "*", ms=14, color="#D55E00", label="operating point")
         draw_legend(axes)
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png", dpi=150)
-        write_whole(picture, drawn.getbuffer())
-        write_curve(Path(folder, "flops_accuracy.csv"), pl_module, pl_module.curve)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure(f"{stage}/flops_accuracy", figure, trainer.global_step)
-            elif isinstance(logger, WandbLogger):
-                logger.log_image(f"{stage}/flops_accuracy", [str(picture)], step=trainer.global_step)
-        if trainer.state.fn != "fit":
-            write_whole(Path(folder, "report.json"), (strict_json.dumps(summary, indent=2) + "\n").encode())
-            print_summary(summary)
-            print(f"report:  {printable(Path(folder, 'report.json'))}\npicture: {printable(picture)}")
+        return drawn.getvalue()
+
+    def _write(self, outputs: Outputs, summary: dict[str, Any], folder: Path) -> None:
+        """Write the outputs and the report, and print what was promised, what happened, and where the report is."""
+        table = folder / f"outputs_{outputs.split}.parquet"
+        outputs.save(table)
+        report = write_report(outputs, folder, published=self.published)
+        print_summary(summary)
+        print(f"outputs: {printable(table)}")
+        print(f"picture: {printable(folder / 'flops_accuracy.png')}")
+        for line in ("warning", "promised", "happened"):
+            if report["headline"][line]:
+                print(printable(report["headline"][line]))
+        print(f"report: {printable(folder / 'report.html')}")
 
 
-def summarise(module: DynamicInferenceModule, curve: FlopsAccuracy) -> dict[str, Any]:
+def key_figures(module: DynamicInferenceModule) -> dict[str, Any]:
     """Full inference, dynamic inference at the calibrated thresholds, and every exit, as plain data.
 
+    In `fit` they are of the videos that choose checkpoints: whoever picks an epoch by them chooses too.
+
     Returns:
-        `full` and `dynamic` (each `accuracy` in [0, 1] and `gmacs` per video), `saved` (1 - dynamic / full GMACs)
-        and `exits` (`frames`, `depth`, `gmacs`, `accuracy`, `share` of the videos that take it).
+        `full` and `dynamic` (each `accuracy` in [0, 1] and `gmacs` per video), `saved` (1 - dynamic / full GMACs),
+        `videos`, and `exits` (`frames`, `depth`, `gmacs`, `accuracy`, `share` of the videos that take it).
     """
-    net, gmacs = module.net, curve.exit_gmacs.tolist()
-    found = operate(curve.scores, curve.correct, gmacs, module.policy.thresholds.cpu()[None])
+    curve, net = module.curve, module.net
+    assert curve is not None
+    scores, correct = curve.scores[:, module.choosing()], curve.correct[:, module.choosing()]
+    accuracy, gmacs = correct.float().mean(1), curve.exit_gmacs.tolist()
+    found = operate(scores, correct, gmacs, module.policy.thresholds.cpu()[None])
     views = gmacs[0] / net.gmacs[0]
     full, dynamic = views * net.full_gmacs, float(found.gmacs)
     return {
-        "full": {"accuracy": float(curve.exit_accuracy[-1]), "gmacs": full},
+        "full": {"accuracy": float(accuracy[-1]), "gmacs": full},
         "dynamic": {"accuracy": float(found.accuracy), "gmacs": dynamic},
         "saved": 1 - dynamic / full,
-        "videos": curve.scores.shape[1],
+        "videos": scores.shape[1],
         "exits": [
             {"frames": e.frames, "depth": e.depth, "gmacs": g, "accuracy": float(a), "share": float(s)}
-            for e, g, a, s in zip(net.route, gmacs, curve.exit_accuracy, found.share[0], strict=True)
+            for e, g, a, s in zip(net.route, gmacs, accuracy, found.share[0], strict=True)
         ],
     }
 
@@ -150,6 +175,23 @@ def write_curve(path: Path, module: DynamicInferenceModule, curve: FlopsAccuracy
     for gmacs, accuracy, thresholds in zip(curve.gmacs, curve.accuracy, curve.thresholds, strict=True):
         writer.writerow(["curve", float(gmacs), float(accuracy), *thresholds.tolist()])
     write_whole(path, text.getvalue().encode())
+
+
+def _about(trainer: pl.Trainer, module: DynamicInferenceModule) -> dict[str, Any]:
+    """What a reader of recorded outputs wants to know of the run, as plain data."""
+    data = getattr(trainer, "datamodule", None)
+    return {
+        "checkpoint": printable(getattr(trainer, "ckpt_path", None) or ""),
+        "data": type(data).__name__ if data else "loaders of its own",
+        "root": printable(getattr(data, "root", "")),
+        "seed": os.environ.get("PL_GLOBAL_SEED"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"dynvid": __version__} | {name: version(name) for name in ("torch", "pytorch-lightning", "timm")},
+        "net": type(module.net).__name__,
+        "frame_order": list(module.net.order),
+        "curve_thresholds": [[*map(strict_json.named, row)] for row in module.curve_thresholds.tolist()],
+        "listing": module.listed,
+    }
 
 
 def _scalars(summary: dict[str, Any], stage: str) -> dict[str, float]:

@@ -110,7 +110,8 @@ class DynvidCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Keep what was given too: the config does not tell it from defaults."""
         super().parse_arguments(parser, args)
-        self.given = list(given(sys.argv[1:] if args is None else args))
+        self.words = sys.argv[1:] if args is None else args
+        self.given = list(given(self.words))
 
     def _unless_given(self, source: str, target: str, value: Any) -> Any:
         """The value of a link, which would take the place of any other."""
@@ -171,10 +172,27 @@ class DynvidCLI(LightningCLI):
             config.trainer.default_root_dir = os.path.realpath(config.trainer.default_root_dir or ".")
         if self.subcommand == "fit" and wanted is not None and config.checkpoint.dirpath is None:
             config.checkpoint.dirpath = str(Path(config.ckpt_path).parent)  # go on where the best one so far is
+        if self.subcommand != "fit":
+            self._refuse_what_cannot_act()
         if self.subcommand in ("test", "validate"):
             config.verbose = False  # the report prints its own table
         if self.subcommand == "predict":
             config.return_predictions = False  # they are written as they come
+
+    def _refuse_what_cannot_act(self) -> None:
+        """Refuse thresholds and scores on the command line: they come from the checkpoint. Configs may hold them.
+
+        Raises:
+            InputError: Others were asked for.
+        """
+        asked = [place.key for place in self.given if place.source == "--"]
+        asked += [word.lstrip("-").partition("=")[0] for word in self.words if word.startswith("--")]
+        for key in asked:
+            if key == "model.score" or key.split(".")[0] == "calibration":
+                raise InputError(
+                    f"--{key}: `{self.subcommand}` takes thresholds and score from the checkpoint; find others with "
+                    "`dynvid calibrate`"
+                )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with a progress bar on a terminal only, and the net told in a line of ours."""

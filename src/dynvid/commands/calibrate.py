@@ -1,0 +1,238 @@
+"""`dynvid calibrate`: another operating point for a trained checkpoint."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynvid.calibration import (
+    ChosenBy,
+    OperatingPoint,
+    Target,
+    counted,
+    find_point,
+    fit_temperatures,
+    kept_apart,
+    listing_of,
+    measured,
+    num_candidates,
+    whole_curve,
+)
+from dynvid.checkpoint import read_checkpoint
+from dynvid.commands.parser import DataOfConfig, Parser
+from dynvid.commands.source import Source, find_source, record
+from dynvid.data import VideoDataModule
+from dynvid.errors import InputError
+from dynvid.module import DynamicInferenceModule
+from dynvid.outputs import Outputs
+from dynvid.policy import Score, ThresholdPolicy
+from dynvid.saving import WholeFiles
+from dynvid.text import printable
+
+DESCRIPTION = """\
+Change the operating point of a trained checkpoint, in one pass over the validation split that `fit` calibrated on
+(--config), over videos without labels (--videos), or from outputs recorded before (--outputs). Writes a new checkpoint.
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command."""
+    parser = Parser(prog="dynvid calibrate", description=DESCRIPTION)
+    parser.add_argument("checkpoint", help="A checkpoint of `dynvid fit`.")
+    parser.add_argument(
+        "-c", "--config", action=DataOfConfig, help="A YAML file or packaged config; its `data` is used."
+    )
+    parser.add_argument("--outputs", type=str | None, help="An outputs_val.parquet of `dynvid validate` or calibrate.")
+    parser.add_argument("--videos", nargs="+", type=str, help="Video files or folders of them; labels are not needed.")
+    # With underscores too, as the keys of configs and the other commands have them.
+    parser.add_argument(
+        "--max-drop", "--max_drop", type=float | None, help="Share of new videos that may be lost: 0.01."
+    )
+    parser.add_argument(
+        "--max-disagreement",
+        "--max_disagreement",
+        type=float | None,
+        help="Share that may be given another label than full inference gives.",
+    )
+    parser.add_argument("--budget", type=float | None, help="Mean GMACs per video; promises nothing.")
+    parser.add_argument(
+        "--group",
+        type=str | None,
+        help="Regular expression; what it finds in a path of --videos names the recording that the clip was cut from.",
+    )
+    parser.add_argument("--thresholds", nargs="+", type=str, help="One per exit but the last, by hand; inf: it is off.")
+    parser.add_argument("--confidence", type=float | None, default=0.95, help="Of the promise; null for none.")
+    parser.add_argument("--score", type=Score | None, help="How sure an exit is; that of the checkpoint by default.")
+    parser.add_argument(
+        "--temperature", type=bool | None, help="Fit a temperature per exit, or do without; as it is by default."
+    )
+    parser.add_argument("--output", type=str | None, help="The new checkpoint; beside the old one by default.")
+    parser.add_argument(
+        "--batch-size", "--batch_size", type=int, default=16, help="Videos per batch of --videos (default: 16)."
+    )
+    parser.add_argument(
+        "--num-workers", "--num_workers", type=int, default=2, help="Decoding processes of --videos (default: 2)."
+    )
+    parser.add_subclass_arguments(VideoDataModule, "data", required=False)
+    options = parser.parse_args(arguments)
+    checkpoint = read_checkpoint(options.checkpoint)
+    module = DynamicInferenceModule.load_from_checkpoint(options.checkpoint)
+    target = _target(options)
+    if options.thresholds:
+        _by_hand(options.thresholds, len(module.net.route))
+    output = Path(options.output or _beside(options, target))
+    table = output.with_suffix(".parquet")
+    if table == output:
+        raise InputError(f"--output {printable(output)}: a checkpoint, such as {printable(table.with_suffix('.ckpt'))}")
+    source, unreadable = find_source(options, parser, module, target), 0
+    for path in [output, *([table] if isinstance(source, Source) else [])]:
+        if path.exists():
+            raise InputError(f"{printable(path)}: exists already; name another file with --output")
+    if isinstance(source, Source):
+        outputs, left_out = record(module, source)
+        unreadable = source.unreadable + left_out
+        thresholds, curve, policy, point = _calibrated(options, module, target, outputs)
+        policy.thresholds.copy_(thresholds)
+        outputs.under(policy, point).save(table)
+        print(f"outputs: {printable(table)} (calibrates again in seconds with --outputs)")
+    else:
+        thresholds, curve, policy, point = _calibrated(options, module, target, source)
+    checkpoint["state_dict"] |= {"policy.thresholds": thresholds, "curve_thresholds": curve}
+    checkpoint["dynvid"] |= {
+        "score": policy.score_name,
+        "temperatures": list(policy.temperatures),
+        "calibrated": True,
+        "operating_point": point.plain(),
+    }
+    WholeFiles().save_checkpoint(checkpoint, output)
+    _say(module, thresholds, policy, point)
+    print(f"checkpoint: {printable(output)}")
+    return int(unreadable > 0)
+
+
+def _target(options: Any) -> Target | None:
+    """What was asked for; None for thresholds by hand.
+
+    Raises:
+        InputError: Nothing was, or several things at once.
+    """
+    asked = {name: options[name] for name in ("max_drop", "max_disagreement", "budget") if options[name] is not None}
+    sources = [name for name in ("config", "outputs", "videos") if options[name]]
+    if options.thresholds and asked:
+        raise InputError(f"--thresholds beside --{next(iter(asked)).replace('_', '-')}: give one of them")
+    if len(sources) > 1:
+        raise InputError(f"--{sources[0]} beside --{sources[1]}: give one of them")
+    if options.thresholds:
+        return None
+    if len(asked) != 1:
+        raise InputError("calibrate needs one of --max-drop, --max-disagreement, --budget and --thresholds")
+    if not sources:
+        raise InputError("calibrate needs videos: --config with the data that fit validated on, --videos, or --outputs")
+    if options.batch_size < 1 or options.num_workers < 0:
+        raise InputError("--batch-size must be 1 or more, --num-workers 0 or more")
+    if options.videos and "max_drop" in asked:
+        raise InputError(
+            "--max-drop needs labels, which --videos does not have: use --max-disagreement, which bounds it"
+        )
+    return Target(**asked, confidence=options.confidence)
+
+
+def _beside(options: Any, target: Target | None) -> Path:
+    """The name of the new checkpoint: that of the old one, with what was asked for."""
+    asked = ["thresholds"] if target is None else [f"{target.rule}-{target.value:g}"]
+    if target is not None and target.budget is None and target.confidence != 0.95:
+        asked.append("no-promise" if target.confidence is None else f"{target.confidence:g}")
+    asked += [options.score] if options.score else []
+    asked += ["temperature"] if options.temperature else []
+    old = Path(options.checkpoint)
+    return old.with_name("-".join([old.stem, *asked]) + ".ckpt")
+
+
+def _calibrated(
+    options: Any, module: DynamicInferenceModule, target: Target | None, outputs: Outputs | None
+) -> tuple[Tensor, Tensor, ThresholdPolicy, OperatingPoint]:
+    """Thresholds (K,), those of the curve (M, K), the policy without them, and what is known of them.
+
+    Raises:
+        InputError: The videos cannot promise what is asked for, or lack labels that it takes.
+    """
+    exits = len(module.net.route)
+    temperatures = None if options.temperature is False else module.policy.temperatures
+    chosen_by: ChosenBy = "nothing"
+    if outputs is None:
+        if options.temperature:
+            raise InputError("--temperature true needs videos with labels: --config, or --outputs")
+    else:
+        if not outputs.labelled and (options.temperature or options.max_drop is not None):
+            asked = "--temperature true" if options.temperature else "--max-drop"
+            raise InputError(f"{asked} needs labels, which these videos do not have; --max-disagreement does not")
+        apart = kept_apart(outputs.recordings)
+        if options.temperature:
+            part = outputs.of(~apart)
+            temperatures = fit_temperatures(part.logits, part.labels)
+        if outputs.split == "val":
+            chosen_by = module.chosen_by or "these"
+        fitted = temperatures is not None and any(t != 1 for t in temperatures)
+        if options.temperature or (outputs.split == "val" and (chosen_by == "others" or fitted)):
+            outputs = outputs.of(apart)
+    policy = ThresholdPolicy(exits, score=options.score or module.policy.score_name, temperatures=temperatures)
+    curve = torch.full((num_candidates(exits), exits), torch.inf)
+    if outputs is None:
+        thresholds = _by_hand(options.thresholds, exits)
+        return thresholds, curve, policy, OperatingPoint("thresholds", full_inference=_is_full(thresholds))
+    outputs = outputs.under(policy, None)
+    print(f"calibration: {counted(outputs.recordings)} of {printable(outputs.split)}")
+    lost = outputs.lost(with_labels=outputs.labelled and options.max_disagreement is None)
+    curve = whole_curve(outputs.scores, ~lost, outputs.gmacs)
+    if target is None:
+        thresholds = _by_hand(options.thresholds, exits)
+        point = OperatingPoint("thresholds", split=outputs.split, chosen_by=chosen_by)
+        point = measured(point, thresholds, outputs.scores, lost, outputs.gmacs, outputs.recordings)
+    else:
+        thresholds, point = find_point(
+            outputs.scores,
+            lost,
+            outputs.gmacs,
+            target,
+            outputs.recordings,
+            outputs.split,
+            chosen_by,
+            outputs.full_gmacs,
+        )
+    return thresholds, curve, policy, replace(point, listing=listing_of(outputs.paths))
+
+
+def _is_full(thresholds: Tensor) -> bool:
+    return bool(thresholds[:-1].isposinf().all())
+
+
+def _by_hand(given: list[str], exits: int) -> Tensor:
+    """Thresholds as they were given; the last exit needs none.
+
+    Raises:
+        InputError: They are not one number per exit.
+    """
+    try:
+        levels = [float(word) for word in given]
+    except ValueError as error:
+        raise InputError(f"--thresholds {' '.join(given)}: numbers, or inf for an exit that is off") from error
+    if len(levels) not in (exits - 1, exits) or any(map(math.isnan, levels)):
+        numbers = f"{len(levels)} number{'s' if len(levels) > 1 else ''}"
+        raise InputError(f"--thresholds has {numbers}: the net has {exits} exits, the last of which needs none")
+    return torch.tensor([*levels[: exits - 1], -torch.inf])
+
+
+def _say(module: DynamicInferenceModule, thresholds: Tensor, policy: ThresholdPolicy, point: OperatingPoint) -> None:
+    cells = zip(module.net.route, thresholds.tolist(), strict=True)
+    shown = ", ".join(f"{n}x{d} {level:.4g}" for (n, d), level in cells if level > -math.inf)
+    print(f"thresholds ({policy.score_name}): {shown}")
+    if any(t != 1 for t in policy.temperatures):
+        print(f"temperatures: {', '.join(f'{t:.3g}' for t in policy.temperatures)}")
+    print(printable(point))
+    if point.gmacs is not None:
+        print(f"saved there: {100 * (1 - point.gmacs / module.net.full_gmacs):z.1f} % of the GMACs of full inference")
+    if offered := point.offered():
+        print(offered)

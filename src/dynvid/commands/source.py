@@ -1,0 +1,159 @@
+"""The videos that `dynvid calibrate` goes by: recorded before, or to be answered now."""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch.utils.data import DataLoader
+
+from dynvid.calibration import Target
+from dynvid.commands.parser import Parser
+from dynvid.commands.search import search
+from dynvid.data import Video, VideoDataset, collate, decode_size, eval_transform
+from dynvid.data.files import short
+from dynvid.errors import InputError
+from dynvid.module import DynamicInferenceModule, fingerprint, listing
+from dynvid.outputs import Outputs, recordings_of
+from dynvid.text import printable
+
+
+class Source(NamedTuple):
+    """Videos that are still to be answered.
+
+    Attributes:
+        loader: Batches of them.
+        videos: All of them.
+        split: What they are called.
+        unreadable: How many could not be found or opened before.
+    """
+
+    loader: DataLoader[Any]
+    videos: Sequence[Video]
+    split: str
+    unreadable: int = 0
+
+
+def find_source(
+    options: Any, parser: Parser, module: DynamicInferenceModule, target: Target | None
+) -> Source | Outputs | None:
+    """The videos that calibrate, or what was recorded of them; None where there are none.
+
+    Raises:
+        InputError: They are not of this net, of a test split, or have chosen the checkpoint.
+    """
+    if options.outputs:
+        path = Path(options.outputs)
+        outputs = Outputs.read(path / "outputs_val.parquet" if path.is_dir() else path)
+        if outputs.weights != fingerprint(module.state_dict()):
+            raise InputError(f"{printable(path)}: recorded with other weights than {options.checkpoint} holds")
+        if outputs.split == "test":
+            raise InputError(f"{printable(path)}: thresholds are never chosen on test data; use validation's")
+        if outputs.split == "val":
+            _refuse_others(module, target, str(outputs.run.get("listing", "")))
+        return outputs
+    if options.videos:
+        found, _ = search(options.videos)
+        for each in found:
+            if each.error:
+                print(f"dynvid: {printable(each.error)}", file=sys.stderr)
+        paths = [str(each.path) for each in found if not each.error]
+        if not paths:
+            raise InputError(f"{printable(options.videos[0])}: nothing to calibrate on")
+        size, name = module.net.input_size, printable(short(", ".join(options.videos)))
+        videos = [Video(path, -1, group) for path, group in zip(paths, _groups(paths, options.group), strict=True)]
+        dataset = VideoDataset(
+            videos, module.net.num_frames, eval_transform(size), short_side=decode_size(size), on_error="skip"
+        )
+        loader = DataLoader(dataset, options.batch_size, num_workers=options.num_workers, collate_fn=collate)
+        return Source(loader, videos, f"videos: {name}", len(found) - len(paths))
+    if options.config:
+        data, net = parser.instantiate(options).data, module.net
+        for name, own, its in (("num_frames", net.num_frames, data.num_frames), ("size", net.input_size, data.size)):
+            if own != its:
+                raise InputError(f"data.{name}={its}: the checkpoint's net takes {own}")
+        data.prepare_data()
+        data.setup("validate")
+        if module.class_names and data.class_names != module.class_names:
+            raise InputError("the data has other classes than the checkpoint knows")
+        loader = data.val_dataloader()
+        _refuse_others(module, target, listing(loader))
+        return Source(loader, loader.dataset.videos, "val")
+    return None
+
+
+@torch.inference_mode()
+def record(module: DynamicInferenceModule, source: Source) -> tuple[Outputs, int]:
+    """Run the net over a loader, all exits in one pass; what cannot be read is named, left out and counted."""
+    module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    logits, index, left_out = [], [], 0
+    for batch in track(source.loader, "calibrating", disable=not sys.stderr.isatty(), console=Console(stderr=True)):
+        for reason in batch["skipped"].values():
+            print(f"dynvid: {printable(reason)}", file=sys.stderr)
+        left_out += len(batch["skipped"])
+        logits.append(module.net(batch["video"]).float().cpu())
+        index.append(batch["index"])
+    module.cpu()
+    chosen = [source.videos[row] for row in torch.cat(index).tolist()]
+    paths = [video.path for video in chosen]
+    outputs = Outputs(
+        logits=torch.cat(logits, dim=1),
+        labels=torch.tensor([video.label for video in chosen]),
+        paths=paths,
+        recordings=recordings_of(paths, [video.group for video in chosen]),
+        route=module.net.route,
+        gmacs=module.net.gmacs,
+        full_gmacs=module.net.full_gmacs,
+        policy=module.policy,
+        point=module.point,
+        split=source.split,
+        class_names=module.class_names,
+        weights=fingerprint(module.state_dict()),
+        run={"frame_order": list(module.net.order), "listing": listing(source.loader)},
+    )
+    return outputs, left_out
+
+
+def _groups(paths: list[str], group: str | None) -> list[str]:
+    """What `--group` finds in each path; empty where it is not asked for.
+
+    Raises:
+        InputError: It is no regular expression, or finds nothing in a path.
+    """
+    if group is None:
+        print(
+            "each file counts as a recording of its own; where clips are cut from recordings, name these with --group"
+        )
+        return [""] * len(paths)
+    try:
+        found = [re.search(group, path) for path in paths]
+    except re.error as error:
+        raise InputError(f"--group {group}: no regular expression ({error})") from error
+    for path, match in zip(paths, found, strict=True):
+        if match is None:
+            raise InputError(f"--group {group}: finds nothing in {printable(path)}")
+    return [match.group(1) if match.lastindex else match.group() for match in found if match]
+
+
+def _refuse_others(module: DynamicInferenceModule, target: Target | None, listed: str) -> None:
+    """Only the videos that `fit` validated on, less those that chose, can promise anything as a validation split.
+
+    Raises:
+        InputError: A promise is asked for of others, or of those that chose the checkpoint.
+    """
+    if target is None or not target.promises:
+        return
+    ways = "take others (--videos), fit again with the promise, or take --confidence null, which promises nothing"
+    if module.chosen_by in (None, "these"):
+        raise InputError(
+            f"the validation videos chose this checkpoint, or may have, so they cannot promise anything: {ways}"
+        )
+    if module.listing and listed and module.listing != listed:
+        raise InputError(
+            "these are not the validation videos of `fit`, which may have trained on some: give the arguments of "
+            f"`data` that it had, such as val_fraction, seed and exclude; or {ways}"
+        )
