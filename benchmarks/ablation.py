@@ -173,7 +173,7 @@ def draw(found: dict[Key, Points], file: Path) -> None:
     }
     title = "star: calibrated thresholds, dot: full inference"
     figure.legend(schemes.values(), schemes.keys(), loc="outside lower center", ncols=6, title=title)
-    left.set_ylabel("top-1 (%), median over seeds")
+    left.set_ylabel("top-1 (%), median over seeds; axis does not start at 0")
     left.set_xlim(left=0)
     figure.savefig(file, dpi=150)
 

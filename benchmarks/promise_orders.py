@@ -17,7 +17,8 @@ from runs import RESULTS, write
 from torch import Tensor
 
 from dynvid.calibration import frontier, operate, thresholds_for_risk
-from dynvid.calibration.promise import _binomial_cdf, _shared_threshold
+from dynvid.calibration.binomial import binomial_cdf
+from dynvid.calibration.promise import shared_threshold
 from dynvid.policy import SCORES, choose_exits
 
 COUNTS = (300, 1000, 3000)
@@ -30,14 +31,14 @@ def full(exits: int) -> Tensor:
 
 def permitted(videos: int, risk: float, error: float) -> int:
     """Losses up to which a risk is cleared, -1 for none."""
-    return int((_binomial_cdf(videos, risk) <= error).sum()) - 1
+    return int((binomial_cdf(videos, risk) <= error).sum()) - 1
 
 
 def shared(scores: Tensor, lost: Tensor, gmacs: list[float], risk: float, off: int = 0, error: float = 0.05) -> Tensor:
     """One threshold for all exits, the first few off."""
     thresholds, most = full(len(scores)), permitted(scores.shape[1], risk, error)
     if most >= 0:
-        thresholds[off:-1] = _shared_threshold(scores[off:], lost[off:], most)
+        thresholds[off:-1] = shared_threshold(scores[off:], lost[off:], most)
     return thresholds
 
 
@@ -95,11 +96,11 @@ def hoeffding_bentkus(scores: Tensor, lost: Tensor, gmacs: list[float], risk: fl
     clips = torch.arange(scores.shape[1] + 1).double()  # lost in all
     mean = (clips / scores.shape[1]).clamp(max=risk)
     divergence = torch.xlogy(mean, mean / risk) + torch.xlogy(1 - mean, (1 - mean) / (1 - risk))
-    bentkus = math.e * _binomial_cdf(recordings, risk)[(clips / CLIPS_PER_RECORDING).ceil().long()]
+    bentkus = math.e * binomial_cdf(recordings, risk)[(clips / CLIPS_PER_RECORDING).ceil().long()]
     most = int((torch.minimum((-recordings * divergence).exp(), bentkus) <= 0.05).sum()) - 1
     found = full(len(scores))
     if most >= 0:
-        found[:-1] = _shared_threshold(scores, lost, most)
+        found[:-1] = shared_threshold(scores, lost, most)
     return found
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 DYNVID = str(Path(sys.executable).with_name("dynvid"))
 RESULTS = Path(__file__).parent / "results"
@@ -32,15 +32,30 @@ def fit_and_test(arguments: list[str], threads: int | None = None) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         common = [*arguments, "--trainer.default_root_dir", folder, "--trainer.enable_progress_bar", "false"]
         started = time.perf_counter()
-        _call([DYNVID, "fit", *common], environment)
+        call([DYNVID, "fit", *common], environment)
         minutes = (time.perf_counter() - started) / 60
         checkpoints = sorted(Path(folder).glob("lightning_logs/*/checkpoints/*.ckpt"), key=os.path.getmtime)
         checkpoint = next((c for c in checkpoints if c.stem in ("best", "final")), checkpoints[-1])
-        _call([DYNVID, "test", *common, "--ckpt_path", str(checkpoint)], environment)
+        call([DYNVID, "test", *without_calibration(common), "--ckpt_path", str(checkpoint)], environment)
         report = next(Path(folder).rglob("report.json"))
         with report.with_name("flops_accuracy.csv").open(newline="") as file:
             curve = list(csv.DictReader(file))
         return Run(round(minutes, 2), json.loads(report.read_text()), curve)
+
+
+def without_calibration(arguments: list[str]) -> list[str]:
+    """The arguments that evaluation takes too: it evaluates the thresholds of the checkpoint and finds none.
+
+    >>> without_calibration(["--calibration.max_drop", "0.02", "--data.size=32", "--calibration.confidence=null"])
+    ['--data.size=32']
+    """
+    kept, words = [], iter(arguments)
+    for word in words:
+        if not word.startswith("--calibration"):
+            kept.append(word)
+        elif "=" not in word:
+            next(words, None)  # its value
+    return kept
 
 
 def stop_children_on_sigterm() -> None:
@@ -73,14 +88,15 @@ def require_same(file: Path, kept: str, now: str) -> None:
 
 def write(file: Path, text: str) -> None:
     """Replace a file in one step, so that a kill leaves the old one or the new one."""
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f"{file.name}.unfinished")
     unfinished.write_text(text)
     os.replace(unfinished, file)
 
 
-def _call(command: list[str], environment: dict[str, str]) -> None:
-    with subprocess.Popen(command, env=environment) as child:
+def call(command: list[str], environment: dict[str, str], output: IO[bytes] | None = None) -> None:
+    """Run a command, its output to a file where one is given; SystemExit where it fails."""
+    with subprocess.Popen(command, env=environment, stdout=output, stderr=output) as child:
         _running.add(child)
         try:
             code = child.wait()
