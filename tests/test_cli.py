@@ -66,6 +66,7 @@ def test_test_prints_the_two_lines_and_writes_the_report(here, capsys):
     assert max(here.glob("logs/**/report.json")).with_name("flops_accuracy.png").is_file()
 
 
+@pytest.mark.slow
 def test_two_processes_record_what_one_does(here, tmp_path):
     """Each answers half of the clips; the first writes the table of all."""
     tables = []

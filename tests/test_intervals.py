@@ -77,7 +77,7 @@ def test_means_of_recordings_are_covered_where_few_of_them_fail():
     """Where the bootstrap covers the true mean in three of four samples."""
     rng = np.random.default_rng(1)
     covered = [[], []]
-    for _ in range(400):
+    for _ in range(150):
         shares = np.where(rng.random(35) < 0.05, rng.random(35), 0.0)  # the mean of all is 2.5 %
         low, high = bounded_interval(shares.mean(), 35)
         covered[0].append(low <= 0.025 <= high)

@@ -202,6 +202,7 @@ def test_evaluation_is_given_no_calibration():
     assert without_calibration(words) == ["--config", "a.yaml", "--x", "1"]
 
 
+@pytest.mark.slow
 def test_one_run_leaves_its_outputs_and_nothing_else(tmp_path):
     arguments = shlex.split(
         "--config quickstart.yaml --trainer.max_epochs 1 --trainer.accelerator cpu --trainer.limit_train_batches 2 "
