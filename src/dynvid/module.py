@@ -344,7 +344,7 @@ class DynamicInferenceModule(pl.LightningModule):
         self.val_curve.reset()
         self._record("val", self.trainer.val_dataloaders)
         choosing = self.choosing()
-        logits, labels = self.curve.logits[:, choosing], self.curve.labels[choosing]
+        logits, labels = self.curve.logits[:, choosing].float(), self.curve.labels[choosing]  # autocast gives bf16
         accuracy = self.curve.correct[:, choosing].float().mean(1)
         # All ranks have all answers; sync_dist only tells Lightning so.
         self.log("val/loss", self.loss(logits, labels), sync_dist=True)

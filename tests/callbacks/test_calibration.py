@@ -80,6 +80,25 @@ def test_the_videos_that_calibrate_do_not_choose(data, tmp_path, caplog):
     assert (point["target"], point["confidence"]) == (0.2, 0.9)
 
 
+def test_the_loss_of_half_precision_is_summed_in_full(data, tmp_path):
+    module = make()
+    run = pl.Trainer(
+        max_epochs=1,
+        precision="bf16-mixed",
+        accelerator="cpu",
+        logger=False,
+        default_root_dir=tmp_path,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        limit_train_batches=1,
+    )
+    run.fit(module, datamodule=data)
+    assert module.curve.logits.dtype == torch.bfloat16
+    loss = sum(F.cross_entropy(logits.double(), module.curve.labels) for logits in module.curve.logits)
+    assert run.callback_metrics["val/loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
 def test_enough_in_all_but_not_in_two_thirds_promises_nothing(data, tmp_path, caplog):
     """40 videos could promise 8 %, but they choose the checkpoint, and two thirds of them could not."""
     module = make()
