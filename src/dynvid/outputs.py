@@ -25,6 +25,8 @@ from dynvid.routes import Exit, Route, check_route
 from dynvid.text import printable
 from dynvid.whole import write_whole
 
+__all__ = ["Outputs", "listing_of", "recordings_of"]
+
 _KEY = b"dynvid"  # of the table's metadata
 _VERSION = 1
 
@@ -224,7 +226,7 @@ class Outputs:
             raise InputError("frame_order is no list of frames")
         return cls(
             logits=torch.stack(logits),
-            labels=torch.from_numpy(labels.to_numpy().copy()),
+            labels=torch.from_numpy(values.copy()),
             paths=_column(table, "path", pa.string()).to_pylist(),
             recordings=_column(table, "recording", pa.string()).to_pylist(),
             route=route,
@@ -242,9 +244,6 @@ class Outputs:
             weights=str(about["weights"]),
             run=dict(about["run"]),
         )
-
-
-__all__ = ["Outputs", "listing_of", "recordings_of"]
 
 
 def recordings_of(paths: Sequence[str], groups: Sequence[str]) -> list[str]:

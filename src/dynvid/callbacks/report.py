@@ -70,8 +70,7 @@ class FlopsAccuracyReport(pl.Callback):
     def _report(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, DynamicInferenceModule)
         folder = trainer.log_dir or trainer.default_root_dir  # broadcasts: every rank has to ask
-        outputs = pl_module.outputs()
-        if pl_module.curve is None or outputs is None or not trainer.is_global_zero:
+        if pl_module.curve is None or not trainer.is_global_zero:
             return
         summary = key_figures(pl_module)
         for logger in trainer.loggers:
@@ -83,6 +82,8 @@ class FlopsAccuracyReport(pl.Callback):
             log_picture(trainer, f"{stage}/flops_accuracy", picture)
             write_curve(Path(folder, "flops_accuracy.csv"), pl_module, pl_module.curve)
             if alone:
+                outputs = pl_module.outputs()
+                assert outputs is not None
                 self._write(replace(outputs, run=_about(trainer, pl_module)), summary, Path(folder))
         elif alone:
             print_summary(summary)

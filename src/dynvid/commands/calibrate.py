@@ -39,7 +39,46 @@ Change the operating point of a trained checkpoint, in one pass over the validat
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command."""
+    """Run the command; 0 if every video could be read, else 1."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    checkpoint = read_checkpoint(options.checkpoint)
+    module = DynamicInferenceModule.load_from_checkpoint(options.checkpoint)
+    target = _target(options)
+    if options.thresholds:
+        _by_hand(options.thresholds, len(module.net.route))
+    output = Path(options.output or _beside(options, target))
+    table = output.with_suffix(".parquet")
+    if table == output:
+        raise InputError(f"--output {printable(output)}: a checkpoint, such as {printable(table.with_suffix('.ckpt'))}")
+    source, unreadable = find_source(options, parser, module, target), 0
+    for path in [output, *([table] if isinstance(source, Source) else [])]:
+        if path.exists():
+            raise InputError(f"{printable(path)}: exists already; name another file with --output")
+    if isinstance(source, Source):
+        outputs, left_out = record(module, source)
+        unreadable = source.unreadable + left_out
+        thresholds, curve, policy, point = _calibrated(options, module, target, outputs)
+        policy.thresholds.copy_(thresholds)
+        outputs.under(policy, point).save(table)
+        print(f"outputs: {printable(table)} (calibrates again in seconds with --outputs)")
+    else:
+        thresholds, curve, policy, point = _calibrated(options, module, target, source)
+    checkpoint["state_dict"] |= {"policy.thresholds": thresholds, "curve_thresholds": curve}
+    checkpoint["dynvid"] |= {
+        "score": policy.score_name,
+        "temperatures": list(policy.temperatures),
+        "calibrated": True,
+        "operating_point": point.plain(),
+    }
+    WholeFiles().save_checkpoint(checkpoint, output)
+    _say(module, thresholds, policy, point)
+    print(f"checkpoint: {printable(output)}")
+    return int(unreadable > 0)
+
+
+def _parser() -> Parser:
+    """What the command takes."""
     parser = Parser(prog="dynvid calibrate", description=DESCRIPTION)
     parser.add_argument("checkpoint", help="A checkpoint of `dynvid fit`.")
     parser.add_argument(
@@ -77,40 +116,7 @@ def run(arguments: list[str]) -> int:
         "--num-workers", "--num_workers", type=int, default=2, help="Decoding processes of --videos (default: 2)."
     )
     parser.add_subclass_arguments(VideoDataModule, "data", required=False)
-    options = parser.parse_args(arguments)
-    checkpoint = read_checkpoint(options.checkpoint)
-    module = DynamicInferenceModule.load_from_checkpoint(options.checkpoint)
-    target = _target(options)
-    if options.thresholds:
-        _by_hand(options.thresholds, len(module.net.route))
-    output = Path(options.output or _beside(options, target))
-    table = output.with_suffix(".parquet")
-    if table == output:
-        raise InputError(f"--output {printable(output)}: a checkpoint, such as {printable(table.with_suffix('.ckpt'))}")
-    source, unreadable = find_source(options, parser, module, target), 0
-    for path in [output, *([table] if isinstance(source, Source) else [])]:
-        if path.exists():
-            raise InputError(f"{printable(path)}: exists already; name another file with --output")
-    if isinstance(source, Source):
-        outputs, left_out = record(module, source)
-        unreadable = source.unreadable + left_out
-        thresholds, curve, policy, point = _calibrated(options, module, target, outputs)
-        policy.thresholds.copy_(thresholds)
-        outputs.under(policy, point).save(table)
-        print(f"outputs: {printable(table)} (calibrates again in seconds with --outputs)")
-    else:
-        thresholds, curve, policy, point = _calibrated(options, module, target, source)
-    checkpoint["state_dict"] |= {"policy.thresholds": thresholds, "curve_thresholds": curve}
-    checkpoint["dynvid"] |= {
-        "score": policy.score_name,
-        "temperatures": list(policy.temperatures),
-        "calibrated": True,
-        "operating_point": point.plain(),
-    }
-    WholeFiles().save_checkpoint(checkpoint, output)
-    _say(module, thresholds, policy, point)
-    print(f"checkpoint: {printable(output)}")
-    return int(unreadable > 0)
+    return parser
 
 
 def _target(options: Any) -> Target | None:
@@ -182,7 +188,8 @@ def _calibrated(
     curve = torch.full((num_candidates(exits), exits), torch.inf)
     if outputs is None:
         thresholds = _by_hand(options.thresholds, exits)
-        return thresholds, curve, policy, OperatingPoint("thresholds", full_inference=_is_full(thresholds))
+        full = bool(thresholds[:-1].isposinf().all())
+        return thresholds, curve, policy, OperatingPoint("thresholds", full_inference=full)
     outputs = outputs.under(policy, None)
     print(f"calibration: {counted(outputs.recordings)} of {printable(outputs.split)}")
     lost = outputs.lost(with_labels=outputs.labelled and options.max_disagreement is None)
@@ -203,10 +210,6 @@ def _calibrated(
             outputs.full_gmacs,
         )
     return thresholds, curve, policy, replace(point, listing=listing_of(outputs.paths))
-
-
-def _is_full(thresholds: Tensor) -> bool:
-    return bool(thresholds[:-1].isposinf().all())
 
 
 def _by_hand(given: list[str], exits: int) -> Tensor:
