@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from dynvid import ExitNet
+from dynvid.nets.spec import net_from_state
 from dynvid.nets.stages import StagePool, TimmBackbone
 
 CHAINS = ["resnet18", "regnetx_002", "mobilenetv2_035", "mobilenetv3_small_050", "efficientnet_b0", "test_convnext"]
@@ -147,3 +148,17 @@ def test_a_net_that_is_no_chain_says_so():
 def test_an_image_size_that_does_not_fit_is_named():
     with pytest.raises(ValueError, match="no images of 80 pixels"):
         TimmBackbone("test_coatnet", img_size=80)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet", "swin_tiny_patch4_window7_224"])
+def test_a_net_of_a_checkpoint_is_the_net_that_was_saved(scramble, backbone):
+    size = 224 if backbone.startswith("swin") else 64  # Swin keeps a table that is not saved
+    net = scramble(ExitNet(backbone, num_classes=3, num_frames=2, shift="none", input_size=size))
+    state = {name: x.clone() for name, x in net.state_dict().items()}
+    again = net_from_state(net.spec(), state).eval()
+    video = torch.randint(0, 256, (1, 2, 3, size, size), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(again(video), net(video))
+    assert all(p.requires_grad for p in again.parameters())
+    half = {name: x.half() if x.is_floating_point() else x for name, x in state.items()}
+    assert net_from_state(net.spec(), half).mean.dtype == torch.float32

@@ -6,6 +6,7 @@ Shapes, here and in all of `nets`:
     before is a slice away, new frames are appended on dimension 0, and channels-last survives.
 """
 
+from collections.abc import Sequence
 from typing import TypeAlias, Union
 
 import torch
@@ -37,7 +38,15 @@ def append(earlier: Activations | None, later: Activations) -> Activations:
 
 def keep_videos(x: Tensor, rows: Tensor, batch: int) -> Tensor:
     """Rows (b,) of the B videos: (n * B, ...) -> (n * b, ...), gathered channels-last where it lies so."""
-    images = x.dim() == 4
+    images = x.dim() == 4 and not x.is_contiguous()
     y = x.permute(0, 2, 3, 1) if images else x
     y = by_frame(y, batch).index_select(1, rows).flatten(0, 1)
+    return y.permute(0, 3, 1, 2) if images else y
+
+
+def join_videos(parts: Sequence[Tensor], batches: Sequence[int]) -> Tensor:
+    """One batch of several of n frames: (n * b1, ...), (n * b2, ...), ... -> (n * (b1 + b2 + ...), ...)."""
+    images = parts[0].dim() == 4
+    rows = [x.permute(0, 2, 3, 1) if images else x for x in parts]
+    y = torch.cat([by_frame(x, batch) for x, batch in zip(rows, batches, strict=True)], 1).flatten(0, 1)
     return y.permute(0, 3, 1, 2) if images else y

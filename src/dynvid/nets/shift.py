@@ -5,12 +5,11 @@ frames before and after are a slice away, and memory formats survive. Channels c
 in (n * B, H, W, C) where `dim=-1` says so.
 """
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from dynvid.errors import InputError, ModeError
 
 Shift = Literal["online", "bidirectional", "none"]
 ShiftMemory = dict[int, Tensor]
+Moves = tuple[tuple[int, int, int], ...]
 
 # The layer that a residual branch begins with, by the name of timm's block class: the first of these that it has.
 FIRST_LAYER: dict[str, tuple[str, ...]] = {
@@ -103,6 +103,78 @@ def running(frames: Frames) -> Iterator[None]:
         _frames.reset(token)
 
 
+def shift_frames(x: Tensor, first: Tensor | None, fresh: tuple[bool, ...], dim: int, moves: Moves) -> Tensor:
+    """Move slices of channels to the next or previous frame of the same group, zeros into the frame left empty.
+
+    One copy of x and one of each slice, forward and on the way back: what `torch.cat` of slices gives, at a copy's
+    price. It sees nothing but its arguments.
+
+    Args:
+        x: n frames, frame-major (n * B, ...).
+        first: What the first frame is given where it goes on with a group: the slice of the first move, (B, ...).
+        fresh: Whether each of the n frames begins a group.
+        dim: The dimension of the channels.
+        moves: Slices (start, length, step): `step` 1 moves these channels to the next frame, -1 to the previous one.
+
+    Returns:
+        A tensor of the same shape and memory format.
+
+    Raises:
+        RuntimeError: The rows of x are not n frames, or those of `first` not one.
+
+    Example:
+        >>> x = torch.arange(1, 7).view(3, 2)  # three frames of one video, two channels
+        >>> shift_frames(x, None, (True, False, False), 1, ((0, 1, 1),)).tolist()
+        [[0, 2], [1, 4], [3, 6]]
+    """
+    if torch.is_grad_enabled() and (x.requires_grad or (first is not None and first.requires_grad)):
+        shifted: Tensor = _Shifted.apply(x, first, fresh, dim, moves)
+        return shifted
+    return _shift(x, first, fresh, dim, moves)
+
+
+def _shift(x: Tensor, first: Tensor | None, fresh: tuple[bool, ...], dim: int, moves: Moves) -> Tensor:
+    y = x.clone()  # in the memory format of x
+    count, batch = len(fresh), len(x) // len(fresh) if first is None else len(first)
+    begins = [0, *(t for t in range(1, count) if fresh[t])]
+    for start, length, step in moves:
+        old, new = (z.narrow(dim, start, length) for z in (x, y))
+        old, new = (z.view(count, batch, *z.shape[1:]) for z in (old, new))
+        if step == 1:
+            new[1:] = old[:-1]
+        else:
+            new[:-1] = old[1:]
+        for t in begins:
+            new[t if step == 1 else t - 1] = 0  # the frame left empty: the first of a group, or the last one's
+    if first is not None:
+        start, length, _ = moves[0]
+        y[:batch].narrow(dim, start, length).copy_(first)
+    return y
+
+
+class _Shifted(torch.autograd.Function):
+    """`_shift`, whose derivative is the move the other way: slices of `cat` would fill whole tensors with zeros."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, first: Tensor | None, fresh: tuple[bool, ...], dim: int, moves: Moves) -> Tensor:
+        return _shift(x, first, fresh, dim, moves)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, first, *ctx.where = inputs
+        ctx.goes_on = first is not None
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (g,), (fresh, dim, moves) = gradients, ctx.where
+        back = shift_frames(g, None, fresh, dim, tuple((start, length, -step) for start, length, step in moves))
+        start, length, _ = moves[0]
+        of_first = g[: len(g) // len(fresh)].narrow(dim, start, length).clone() if ctx.goes_on else None
+        return back, of_first, None, None, None
+
+
 class OnlineTemporalShift(nn.Module):
     """Give each frame the first C // div channels of the previous frame of its group, zeros to the first one.
 
@@ -120,20 +192,13 @@ class OnlineTemporalShift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n * B, C, H, W), (n * B, H, W, C) or (n * B, L, C) -> the same shape."""
-        frames = _current_frames()
-        count, dim = len(frames.fresh), _channel_dim(x, self.dim)
-        batch, fold = x.shape[0] // count, x.shape[dim] // self.div
-        shifted, rest = x.narrow(dim, 0, fold), x.narrow(dim, fold, x.shape[dim] - fold)
-        earlier: list[Tensor] = []
-        begins = [0, *(t for t in range(1, count) if frames.fresh[t]), count]
-        for begin, end in itertools.pairwise(begins):
-            first = torch.zeros_like(shifted[:batch]) if frames.fresh[begin] else frames.memory[id(self)]
-            earlier.append(first)
-            if end - begin > 1:  # an empty part would cost the memory format
-                earlier.append(shifted[begin * batch : (end - 1) * batch])
+        frames, dim = current_frames(), _channel_dim(x, self.dim)
+        fold = x.shape[dim] // self.div
+        first = None if frames.fresh[0] else frames.memory[id(self)]
         if frames.remember:
-            frames.memory[id(self)] = shifted[-batch:].clone()  # a view would keep all of x alive
-        return torch.cat([torch.cat(earlier), rest], dim)
+            last = x.shape[0] - x.shape[0] // len(frames.fresh)
+            frames.memory[id(self)] = x[last:].narrow(dim, 0, fold).clone()  # a view would keep all of x alive
+        return shift_frames(x, first, frames.fresh, dim, ((0, fold, 1),))
 
     def extra_repr(self) -> str:
         """Show the fraction of channels that is shifted."""
@@ -158,17 +223,17 @@ class TemporalShift(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n * B, C, H, W), (n * B, H, W, C) or (n * B, L, C) -> the same shape."""
         dim = _channel_dim(x, self.dim)
-        batch, fold = x.shape[0] // len(_current_frames().fresh), x.shape[dim] // self.div
-        from_next, from_previous = x.narrow(dim, 0, fold), x.narrow(dim, fold, fold)
-        rest = x.narrow(dim, 2 * fold, x.shape[dim] - 2 * fold)
-        zeros = torch.zeros_like(from_next[:batch])
-        later = torch.cat([from_next[batch:], zeros])
-        earlier = torch.cat([zeros, from_previous[:-batch]])
-        return torch.cat([later, earlier, rest], dim)
+        fold, one_group = x.shape[dim] // self.div, (True, *(False for _ in current_frames().fresh[1:]))
+        return shift_frames(x, None, one_group, dim, ((0, fold, -1), (fold, fold, 1)))
 
     def extra_repr(self) -> str:
         """Show the fraction of channels that is shifted."""
         return f"div={self.div}"
+
+
+def looks_ahead(segment: nn.Module) -> bool:
+    """Whether it holds a shift that needs all frames in one run."""
+    return any(isinstance(module, TemporalShift) for module in segment.modules())
 
 
 def insert_shift(segments: nn.ModuleList, kind: Shift, div: int) -> None:
@@ -231,7 +296,8 @@ def _channel_dim(x: Tensor, of_images: int) -> int:
     return of_images if x.dim() == 4 else -1
 
 
-def _current_frames() -> Frames:
+def current_frames() -> Frames:
+    """The frames that the segment under way is run on."""
     try:
         return _frames.get()
     except LookupError:

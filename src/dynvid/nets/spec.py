@@ -48,10 +48,14 @@ def net_from_state(spec: Mapping[str, Any], state: Mapping[str, Tensor]) -> Exit
     check_tensors(state)
     shadow = _shadow(spec, most=2 * len(state) + 100)  # twice: backbones set some of their parameters again
     if shadow is not None:
-        check_fit(state, shadow.state_dict(), "the net that it describes")
+        like = shadow.state_dict()
+        check_fit(state, like, "the net that it describes")
         numbers = sum(x.numel() for x in (*shadow.parameters(), *shadow.buffers()))
         if numbers > storage_bytes(state):
             raise InputError("the checkpoint describes a net that takes more memory than its weights")
+        shadow.load_state_dict({name: x.to(like[name].dtype) for name, x in state.items()}, assign=True)
+        if not _is_meta(shadow):  # building once is enough: no weights were drawn that are replaced now
+            return shadow.to(memory_format=torch.channels_last)
     net = net_from_spec(spec)
     check_fit(state, net.state_dict(), "the net that it describes")
     net.load_state_dict(state)
@@ -84,6 +88,12 @@ def _looked_up(spec: Mapping[str, Any]) -> tuple[type[ExitNet], dict[str, Any]]:
                 raise InputError(f"the net's description: {cls.__name__} has no argument {shown(min(unknown))}")
             return cls, arguments
     raise InputError(f"{shown(name)[1:-1]} is not an imported subclass of ExitNet: import its module first, in Python")
+
+
+def _is_meta(net: nn.Module) -> bool:
+    """Whether something in a net has no values: buffers that are not saved, and tensors in plain attributes."""
+    kept = (x for module in net.modules() for x in vars(module).values() if isinstance(x, Tensor))
+    return any(x.is_meta for x in (*net.parameters(), *net.buffers(), *kept))
 
 
 def _shadow(spec: Mapping[str, Any], most: int) -> ExitNet | None:

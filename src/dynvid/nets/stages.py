@@ -24,7 +24,8 @@ class Backbone(nn.Module):
 
     Attributes:
         segments: Run in this order; each maps the activations of n frames to activations, tensors or lists of them
-            whose first dimension is the frames.
+            whose first dimension is the frames. Each frame goes on its own: they meet in shifts only, and are run a few
+            at a time.
         exit_depths: The depths that carry an exit by default, ascending, the last one included.
         mean, std: What images are normalised with, RGB in 0..1.
     """

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from dynvid.errors import InputError
-from dynvid.nets.activations import Activations, append, by_frame, keep_videos
+from dynvid.nets.activations import Activations, append, by_frame, join_videos, keep_videos
 from dynvid.nets.grid import Grid
 from dynvid.nets.shift import Frames, ShiftMemory
 
@@ -48,6 +48,18 @@ class _Depth:
             self.waiting = tree_map(lambda x: keep_videos(x, rows, batch), self.waiting)
         if self.embedded is not None:
             self.embedded = self.embedded[rows]
+
+    @classmethod
+    def join(cls, depths: Sequence["_Depth"], batches: Sequence[int]) -> "_Depth":
+        """What walks of several batches hold at one depth, as one walk would hold it."""
+        first = depths[0]
+        joined = cls(first.reached)
+        joined.memory = {layer: join_videos([d.memory[layer] for d in depths], batches) for layer in first.memory}
+        if first.waiting is not None:
+            joined.waiting = tree_map(lambda *x: join_videos(x, batches), *(d.waiting for d in depths))
+        if first.embedded is not None:
+            joined.embedded = torch.cat([d.embedded for d in depths if d.embedded is not None])
+        return joined
 
 
 class Stream:
@@ -140,12 +152,45 @@ class Stream:
         Args:
             alive: bool (b,), for the videos still under way.
         """
-        if bool(alive.all()):
-            return
-        rows = alive.nonzero().squeeze(1)
+        rows = alive.nonzero().squeeze(1)  # the one time that the device is waited for
+        if len(rows) < len(self.videos):
+            self.keep_rows(rows)
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Go on with some of the videos only, where it is known already which: without waiting for the device.
+
+        Args:
+            rows: Their places among the videos still under way, ascending, int64 (rows,).
+        """
         for depth in self._depths:
             depth.keep(rows, len(self.videos))
         self.videos = self.videos[rows]
+
+    @classmethod
+    def join(cls, streams: Sequence["Stream"], video: FrameSource) -> "Stream":
+        """Walk on with the videos of several streams as one batch.
+
+        Args:
+            streams: Streams of one net that stand at the same exit and stop at the same exits; they are used up.
+            video: Where the frames of all of them come from, as for `Stream`; its row numbers count the videos of the
+                first stream, then those of the second, and so on.
+
+        Raises:
+            ValueError: The streams do not stand at the same place.
+        """
+        first = streams[0]
+        if any((s.net, s.position, s._exits) != (first.net, first.position, first._exits) for s in streams):
+            raise InputError("streams of one net that stand at the same exit can be joined, and no others")
+        joined = cls(first.net, video, sum(len(s.videos) for s in streams), first._exits)
+        joined.position = first.position
+        if len(streams) == 1:
+            joined._depths = first._depths
+        elif first.position:
+            batches = [len(s.videos) for s in streams]
+            joined._depths = [
+                _Depth.join(depths, batches) for depths in zip(*(s._depths for s in streams), strict=True)
+            ]
+        return joined
 
     def _run(self, depth: int, stop: int) -> Activations:
         """Take the frames up to `stop` that have not passed segment `depth` through it: (n * b, ...)."""
