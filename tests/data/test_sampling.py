@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynvid.data import clip_indices, segment_indices
+from dynvid.data import cheap_indices, clip_indices, segment_indices
 
 
 @given(length=st.integers(1, 10**6), num_frames=st.integers(1, 64), seed=st.none() | st.integers(0, 2**31))
@@ -59,3 +59,34 @@ def test_clips(length: int, num_frames: int, num_clips: int) -> None:
 def test_no_clips() -> None:
     with pytest.raises(ValueError, match="cannot take 0 clips"):
         clip_indices(10, 2, 0)
+
+
+@given(costs=st.lists(st.integers(0, 5), min_size=1, max_size=80), num_frames=st.integers(1, 20))
+def test_cheap_frames(costs: list[int], num_frames: int) -> None:
+    indices, centres = cheap_indices(costs, num_frames).tolist(), segment_indices(len(costs), num_frames).tolist()
+    assert indices == sorted(indices)
+    if len(costs) < num_frames:
+        assert indices == centres
+        return
+    assert len(set(indices)) == num_frames
+    bounds = [k * len(costs) // num_frames for k in range(num_frames + 1)]
+    for index, centre, start, stop in zip(indices, centres, bounds, bounds[1:], strict=False):
+        assert start <= index < stop
+        assert (costs[index], abs(index - centre)) == min((costs[i], abs(i - centre)) for i in range(start, stop))
+
+
+@given(length=st.integers(1, 300), num_frames=st.integers(1, 32))
+def test_cheap_frames_are_drawn_in_training(length: int, num_frames: int) -> None:
+    """Each is a frame at some position in [0, 1) of its segment."""
+    for k, index in enumerate(cheap_indices(range(length), num_frames).tolist()):
+        assert index * num_frames < (k + 1) * length
+        assert (index + 1) * num_frames > k * length
+
+
+def test_frames_of_one_cost_give_the_centres() -> None:
+    assert torch.equal(cheap_indices(torch.ones(37), 16), segment_indices(37, 16))
+
+
+def test_nothing_cheap_to_take() -> None:
+    with pytest.raises(ValueError, match="cannot take"):
+        cheap_indices([], 4)

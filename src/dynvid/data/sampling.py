@@ -1,9 +1,16 @@
 """Which frames of a video a net sees: plain functions from a length to indices."""
 
+from typing import Literal
+
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from dynvid.errors import InputError
+
+Sampling = Literal["center", "cheap"]
+"""Which frame of a segment an evaluation takes: the one at its centre, or the one that is cheapest to decode."""
 
 
 def segment_indices(length: int, num_frames: int, generator: torch.Generator | None = None) -> Tensor:
@@ -58,6 +65,38 @@ def clip_indices(length: int, num_frames: int, num_clips: int) -> Tensor:
         raise InputError(f"cannot take {num_clips} clips from a video")
     position = (torch.arange(num_clips, dtype=torch.float64) + 0.5) / num_clips
     return _indices(length, num_frames, position[:, None])
+
+
+def cheap_indices(decode_costs: ArrayLike, num_frames: int) -> Tensor:
+    """One frame from each of `num_frames` equal segments of a video: the cheapest to decode.
+
+    That is a key frame where the segment has one, else the first in the order of decoding. Of frames that cost the same
+    it is the nearest to the centre. Training draws any frame of a segment, so a net knows these as well as the centres.
+
+    Args:
+        decode_costs: What each frame costs, `(length,)`, as `decode_costs` of a reader says.
+        num_frames: Number of segments.
+
+    Returns:
+        int64 `(num_frames,)`, sorted, in `[0, length)`; the centre frames where there are fewer frames than segments.
+
+    Raises:
+        ValueError: The video has no frame, or no frame is asked for.
+
+    >>> cheap_indices([1, 4, 3, 2, 5, 1, 2, 3], 2)
+    tensor([0, 5])
+    >>> cheap_indices([1, 1, 1, 1, 1, 1, 1, 1], 2)
+    tensor([2, 6])
+    """
+    costs = np.asarray(decode_costs)
+    centres, length = segment_indices(len(costs), num_frames), len(costs)
+    if length < num_frames:
+        return centres
+    chosen = []
+    for segment, centre in enumerate(centres.tolist()):
+        frames = np.arange(segment * length // num_frames, (segment + 1) * length // num_frames)
+        chosen.append(frames[np.lexsort((frames, abs(frames - centre), costs[frames]))[0]])
+    return torch.from_numpy(np.array(chosen, np.int64))
 
 
 def _indices(length: int, num_frames: int, position: Tensor) -> Tensor:

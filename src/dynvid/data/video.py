@@ -2,6 +2,8 @@
 
 import os
 import threading
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,18 +11,21 @@ import av
 import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
+from torch import Tensor
 
-from dynvid.data.reading.access import RandomAccess, access_to
+from dynvid.data.reading.access import ParkedAccess, RandomAccess, SequentialAccess, access_to
 from dynvid.data.reading.container import check_size, demux
 from dynvid.data.reading.converter import Converter, Image, display_matrix, shrunk
 from dynvid.data.reading.decoder import Decoder
+from dynvid.data.reading.disk import UnlistedError
 from dynvid.data.reading.folder import IMAGE_SUFFIXES, FrameFolder, is_frame
-from dynvid.data.reading.reader import FrameReader
+from dynvid.data.reading.reader import Clip, FrameReader
 from dynvid.errors import DamagedVideoError, VideoError
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
+    "Clip",
     "FrameFolder",
     "VideoReader",
     "is_frame",
@@ -44,8 +49,10 @@ class VideoReader(FrameReader):
     """The frames of one video file, as a sequence that is read by index.
 
     The file is demuxed once and closed; the compressed packets stay in memory (the size of the video track on
-    disk, a few MB for a clip). `read` then decodes as little as the asked frames need, and gives the very
-    pixels that decoding the whole file gives. Where packets do not tell the frames, the file is decoded whole at
+    disk, a few MB for a clip). A path to a file of more than 128 MB stays open instead, and its packets are read when
+    they are decoded; do not open it before a fork and read it after. `read` then decodes as little as the asked frames
+    need, and gives the very pixels that decoding the whole file gives; `clip` is for frames that are asked for bit by
+    bit, and decodes nothing twice. Where packets do not tell the frames, the file is decoded whole at
     opening to count them, and they are kept up to 256 MB; of DivX and Xvid files (UCF-101, HMDB-51) only odd ones.
 
     Frames are upright: turned and mirrored as the file's display matrix says, in quarter turns. Where the picture size
@@ -78,31 +85,69 @@ class VideoReader(FrameReader):
     fps: float
 
     def __init__(self, source: str | Path | bytes | BinaryIO, name: str | None = None) -> None:
+        self._source = source if isinstance(source, str | Path) else b""  # others are not read again
         track = demux(source, name)
+        try:
+            self._access = access_to(track)
+        except UnlistedError:
+            track = demux(source, name, trust_tables=False)
+            self._access = access_to(track)
         self.name, self.fps = track.name, track.fps
-        self._access = access_to(track)
         self._converter, self._lock = Converter(), threading.Lock()
         self.timestamps, self.key_frames = self._access.timestamps, self._access.key_frames
 
     def __len__(self) -> int:
         return len(self.timestamps)
 
+    def keep_only(self, indices: Iterable[int]) -> None:
+        """See `FrameReader`."""
+        with self._lock:
+            if isinstance(self._access, SequentialAccess):
+                self._access.keep_only(set(indices))
+
     @property
     def duration(self) -> float:
         """Seconds from the first frame to the end of the last."""
         return float(self.timestamps[-1]) + 1 / self.fps
 
+    @property
+    def decode_costs(self) -> NDArray[np.int64]:
+        """See `FrameReader`."""
+        return self._access.decode_costs
+
     def _images(self, wanted: set[int], short_side: int | None) -> dict[int, Image]:
         """Decode the wanted frames and convert them; threads take turns."""
         with self._lock:
-            return self._in_turn(wanted, short_side)
+            return self._retried(lambda: self._in_turn(self._access.frames, wanted, short_side))
 
-    def _in_turn(self, wanted: set[int], short_side: int | None) -> dict[int, Image]:
+    def _retried(self, images: Callable[[], dict[int, Image]]) -> dict[int, Image]:
+        """What a function gives, if need be after the file was read through: its tables may not tell the truth."""
+        try:
+            return images()
+        except UnlistedError:
+            access = access_to(demux(self._source, self.name, trust_tables=False))
+            if not np.array_equal(access.timestamps, self.timestamps):
+                raise VideoError(f"{self.name}: its tables list other frames than it holds; remux it") from None
+            self._access = access
+            return images()
+
+    def clip(self, indices: Iterable[int] | Tensor, short_side: int | None = None) -> Clip:
+        """See `FrameReader.clip`."""
+        if not isinstance(self._access, RandomAccess):
+            return super().clip(indices, short_side)
+        return _ParkedClip(self, self._checked(indices), short_side)
+
+    def _in_turn(
+        self,
+        frames: Callable[[Collection[int]], Iterator[tuple[int, VideoFrame]]],
+        wanted: set[int],
+        short_side: int | None,
+    ) -> dict[int, Image]:
         images: dict[int, Image] = {}
         early: list[tuple[int, VideoFrame]] = []  # decoded before the size of the first frame was known
         cause = "the decoder gave nothing"
         try:
-            for index, frame in self._access.frames(wanted):
+            for index, frame in frames(wanted):
                 if self._access.first_size:
                     images[index] = self._to_rgb(frame, self._access.first_size, short_side)
                 else:
@@ -123,8 +168,33 @@ class VideoReader(FrameReader):
 
     def _to_rgb(self, frame: VideoFrame, size: tuple[int, int], short_side: int | None) -> Image:
         check_size(*size, self.name)
-        matrix = display_matrix(frame) or self._access.stated_matrix
+        matrix = display_matrix(frame) or self._access.decoder.stated_matrix
         return self._converter.to_rgb(frame, shrunk(size, short_side), matrix)
+
+
+class _ParkedClip(Clip):
+    """A clip of a video file whose packets tell its frames."""
+
+    def __init__(self, reader: VideoReader, indices: list[int], short_side: int | None) -> None:
+        super().__init__(reader, indices, short_side)
+        self._video = reader
+        self._parked: ParkedAccess | None = None
+
+    def _images(self, wanted: set[int], later: set[int]) -> dict[int, Image]:
+        with self._video._lock:
+            return self._video._retried(partial(self._in_turn, wanted, later))
+
+    def _in_turn(self, wanted: set[int], later: set[int]) -> dict[int, Image]:
+        access = self._video._access
+        before = access.decoder.packets_fed
+        try:
+            if not isinstance(access, RandomAccess):
+                return self._video._in_turn(access.frames, wanted, self._short_side)
+            if self._parked is None or self._parked.access is not access:
+                self._parked = access.parked(self.indices)
+            return self._video._in_turn(partial(self._parked.frames, later=later), wanted, self._short_side)
+        finally:
+            self.packets_fed += access.decoder.packets_fed - before
 
 
 def open_video(path: str | Path) -> VideoReader | FrameFolder:
@@ -159,7 +229,7 @@ def verified_video(path: str | Path) -> VideoReader | FrameFolder:
         for start in range(0, len(folder), _CHUNK):
             folder.read(range(start, min(start + _CHUNK, len(folder))), short_side=16)
         return folder
-    reader, track = VideoReader(path), demux(path)
+    reader, track = VideoReader(path), demux(path, trust_tables=False)
     if track.is_cut:
         raise DamagedVideoError(f"{path}: the file ends before the size that it states")
     decoder, times = Decoder(track, strict=True), set()

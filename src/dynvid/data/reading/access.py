@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dynvid.data.reading.container import Track
 from dynvid.data.reading.decoder import Decoder
 from dynvid.data.reading.index import Index, Run, index_of
+from dynvid.data.reading.parked import ParkedRun
 from dynvid.errors import DamagedVideoError, VideoError
 
 # Frames of a clip that had to be decoded to be counted are kept up to this size, in bytes, raw and with what each takes
@@ -27,13 +28,17 @@ class Access(Protocol):
         timestamps: Seconds since the first frame, (frames,).
         key_frames: Indices of the frames that can be decoded alone.
         first_size: Height and width of the first frame as stored, once it is known.
-        stated_matrix: The display matrix of frames that have none themselves, if there is one.
+        decoder: Decodes them.
     """
 
     timestamps: NDArray[np.float64]
     key_frames: list[int]
     first_size: tuple[int, int] | None
-    stated_matrix: bytes | None
+    decoder: Decoder
+
+    @property
+    def decode_costs(self) -> NDArray[np.int64]:
+        """Packets to go through to have each frame alone, (frames,); 0 where all were decoded at opening."""
 
     def frames(self, wanted: Collection[int]) -> Iterator[tuple[int, VideoFrame]]:
         """Decode frames, each with its index, in no particular order; one that cannot be had is left out.
@@ -69,10 +74,9 @@ class RandomAccess:
     """
 
     def __init__(self, name: str, index: Index, decoder: Decoder) -> None:
-        self._name, self._index, self._decoder = name, index, decoder
+        self._name, self._index, self.decoder = name, index, decoder
         self.timestamps, self.key_frames = index.timestamps, index.key_frames
         self.first_size: tuple[int, int] | None = None
-        self.stated_matrix = decoder.stated_matrix
 
     def frames(self, wanted: Collection[int]) -> Iterator[tuple[int, VideoFrame]]:
         """See `Access`."""
@@ -82,13 +86,22 @@ class RandomAccess:
             frames = self._from_key(run)
             yield from ((missing.pop(time), frames[time]) for time in missing.keys() & frames.keys())
         if missing:  # only decoding from the start gives these
-            for frame, _, flagged in self._decoder.decode_all():
+            for frame, _, flagged in self.decoder.decode_all():
                 if flagged:
                     raise DamagedVideoError(self._damage(frame))
                 if frame.pts in missing:
                     yield missing.pop(frame.pts), frame
                 if not missing:
                     return
+
+    @property
+    def decode_costs(self) -> NDArray[np.int64]:
+        """See `Access`."""
+        return self._index.decode_costs
+
+    def parked(self, frames: Collection[int]) -> "ParkedAccess":
+        """Access to frames that are all told beforehand."""
+        return ParkedAccess(self, self._index, self.decoder, frames)
 
     def begins(self) -> bool:
         """Whether the first frame can be had, be it damaged."""
@@ -108,10 +121,10 @@ class RandomAccess:
         found: dict[int, VideoFrame] = {}
         key_frame: VideoFrame | None = None
         damaged: VideoFrame | None = None
-        for frame, _, _ in self._decoder.decode(start, stop, set(run.targets)):
+        for frame, _, _ in self.decoder.decode(start, stop, set(run.targets)):
             if frame.pts == begins:
                 key_frame = frame
-                if self._decoder.is_steady or begins == self._index.times[self._index.order[0]]:
+                if self.decoder.is_steady or begins == self._index.times[self._index.order[0]]:
                     self.first_size = frame.height, frame.width
             if frame.pts is None or frame.pts >= begins:  # others belong to the group before, and lack it
                 damaged = damaged or (frame if frame.is_corrupt else None)
@@ -120,7 +133,7 @@ class RandomAccess:
         # Streams with gradual refresh mark frames as key frames that need what came before.
         if start and (key_frame is None or key_frame.pict_type != PictureType.I):
             return {}
-        if damaged or self._decoder.is_flagged(start, stop):
+        if damaged or self.decoder.is_flagged(start, stop):
             raise DamagedVideoError(self._damage(damaged))
         return found
 
@@ -131,6 +144,78 @@ class RandomAccess:
         return f"{self._name}: {which} is damaged, and with it those that need it"
 
 
+class ParkedAccess:
+    """Decodes frames that are told beforehand, in any order, none of them twice.
+
+    Where a run is not plain, since parameter sets change, something is damaged, or a frame does not come, its frames
+    are decoded by `RandomAccess` as if they had not been told.
+
+    Args:
+        access: Gives what is not plain.
+        index: Its index.
+        decoder: Its decoder.
+        frames: What may be asked for, by index.
+    """
+
+    def __init__(self, access: RandomAccess, index: Index, decoder: Decoder, frames: Collection[int]) -> None:
+        self.access, self._index, self._decoder = access, index, decoder
+        self._runs = {target: run for run in index.runs(set(frames)) for target in run.targets}  # of each packet
+        self._parked: dict[int, ParkedRun] = {}  # by the packet where they start
+        self._starts_over = False
+
+    def frames(self, wanted: Collection[int], later: Collection[int]) -> Iterator[tuple[int, VideoFrame]]:
+        """See `Access`.
+
+        Args:
+            wanted: Frames, by index.
+            later: Frames that may still be asked for, by index; those that were told and are not among them are let go.
+        """
+        targets = {self._index.order[i]: i for i in wanted}
+        keep = {self._index.order[i] for i in later}
+        missing = set()
+        for target, i in sorted(targets.items()):
+            frame = self._frame(target, targets.keys() | keep)
+            if frame is None:
+                missing.add(i)
+            else:
+                yield i, frame
+        self._release(keep)
+        if missing:
+            yield from self.access.frames(missing)
+
+    def _frame(self, target: int, later: Collection[int]) -> VideoFrame | None:
+        run = self._runs.get(target)  # none where it has been handed out before
+        if run is None or not (run.start in self._parked or self._decoder.can_part(run.targets[-1] + 1)):
+            return None
+        if run.start not in self._parked:
+            self._parked[run.start] = ParkedRun(self._decoder, self._index, run, whole=self._starts_over)
+        parked = self._parked[run.start]
+        frame = parked.frame(target, [one for one in run.targets if one in later])
+        if parked.needs_more and not parked.is_damaged:
+            self._start_over()
+            return self._frame(target, later)
+        times, first = self._index.times, parked.first
+        if first and (self._decoder.is_steady or times[run.start] == times[self._index.order[0]]):
+            self.access.first_size = first.height, first.width
+        return frame
+
+    def _start_over(self) -> None:
+        """Decode from the start on, since key frames of this stream are none: streams with gradual refresh."""
+        for parked in self._parked.values():
+            parked.close()
+        everything = Run(0, sorted(self._runs))
+        self._runs = dict.fromkeys(everything.targets, everything)
+        self._parked, self._starts_over = {}, True
+
+    def _release(self, later: Collection[int]) -> None:
+        self._runs = {target: run for target, run in self._runs.items() if target in later}
+        starts = {run.start for run in self._runs.values()}
+        for start in self._parked.keys() - starts:
+            self._parked.pop(start).close()
+        for parked in self._parked.values():
+            parked.release(later)
+
+
 class SequentialAccess:
     """Counts the frames by decoding all of them, and keeps them where they are small; see `Access`.
 
@@ -139,8 +224,8 @@ class SequentialAccess:
     """
 
     def __init__(self, track: Track, decoder: Decoder) -> None:
-        self._name, self._decoder, self.stated_matrix = track.name, decoder, decoder.stated_matrix
-        self._kept: list[VideoFrame] = []
+        self._name, self.decoder = track.name, decoder
+        self._kept: dict[int, VideoFrame] = {}
         self.key_frames: list[int] = []
         self.first_size: tuple[int, int] | None = None
         self._damaged: set[int] = set()
@@ -161,7 +246,7 @@ class SequentialAccess:
                 times.append(frame.pts)
                 size += _OVERHEAD + sum(plane.buffer_size for plane in frame.planes)
                 if size <= _KEEP_BYTES:
-                    self._kept.append(frame)
+                    self._kept[len(times) - 1] = frame
                 else:
                     self._kept.clear()
         except av.FFmpegError as error:
@@ -174,16 +259,28 @@ class SequentialAccess:
         self._leave_out(doubtful or tail, group, len(times))
         self.timestamps = _timestamps(times, float(track.time_base), track.fps)
 
+    @property
+    def decode_costs(self) -> NDArray[np.int64]:
+        """See `Access`."""
+        return np.zeros(len(self.timestamps), np.int64)
+
     def frames(self, wanted: Collection[int]) -> Iterator[tuple[int, VideoFrame]]:
         """See `Access`."""
         if damaged := self._damaged.intersection(wanted):
             raise DamagedVideoError(f"{self._name}: frame {min(damaged)} is damaged, or one that it needs")
+        if self._kept.keys() >= set(wanted):
+            yield from ((i, self._kept[i]) for i in wanted)
+            return
         last = max(wanted)
-        for i, frame in enumerate(self._kept or (frame for frame, _, _ in self._decoder.decode_all())):
+        for i, (frame, _, _) in enumerate(self.decoder.decode_all()):
             if i in wanted:
                 yield i, frame
             if i == last:
                 return
+
+    def keep_only(self, frames: Collection[int]) -> None:
+        """Let go of the other frames that are kept."""
+        self._kept = {i: self._kept[i] for i in frames if i in self._kept}
 
     def _leave_out(self, damaged: bool, start: int, stop: int) -> None:
         if damaged:

@@ -4,8 +4,10 @@ import contextlib
 import io
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +16,10 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
+from dynvid.data.reading.changes import Changes
+from dynvid.data.reading.disk import Demuxed, DiskPackets, Head, UnlistedError, head_of
 from dynvid.data.reading.headers import most_stated_frames, stated_size
+from dynvid.data.reading.mp4 import listed_heads
 from dynvid.data.reading.mpeg4 import sorted_pictures
 from dynvid.errors import VideoError
 
@@ -27,6 +32,8 @@ MAX_ASPECT = 32
 MAX_FRAMES = 500_000
 """Most frames of a video: more than two hours at 60 frames per second. They are listed one by one."""
 
+# Of larger files, in bytes, the packets stay on the disk.
+_IN_MEMORY = 128 * 2**20
 # Packets may be compressed in the container, as subtitles are; pictures hardly shrink by it.
 _MOST_UNPACKED, _SLACK = 16, 64 * 2**20
 # Formats that hold their frames themselves. Playlists, scripts and image patterns open other files, or the network.
@@ -41,29 +48,36 @@ _METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__
 
 @dataclass(frozen=True)
 class Track:
-    """The video track of a file, demuxed; the file is closed.
+    """The video track of a file, demuxed.
 
     Attributes:
         name: What errors call the video.
         decoder: The stream's own decoder, not open yet.
-        packets: All its packets that hold data, in the order of decoding.
+        packets: All its packets that hold data, in the order of decoding; those of large files are read when they are
+            asked for.
+        heads: What is known of each packet, or picture, without its content.
         pictures: Of DivX and Xvid files the packets that `sorted_pictures` makes of them, if it can; else empty.
+        changes: Where the parameter sets change.
         time_base: Seconds per unit of the packets' times.
         fps: Average frame rate that the file states.
+        states_matrix: Whether the format can state how frames are turned; PyAV tells it with decoded frames only.
         is_cut: Whether an AVI file ends before the size that it states; its frames have no times that would show it.
     """
 
     name: str
     decoder: VideoCodecContext
-    packets: list["Packet[VideoStream]"]
+    packets: Sequence["Packet[VideoStream]"]
+    heads: Sequence["Packet[VideoStream] | Head"]
     pictures: list["Packet[VideoStream]"]
     time_base: Fraction
     fps: float
+    changes: Changes
+    states_matrix: bool
     is_cut: bool
 
 
-def demux(source: str | Path | bytes | BinaryIO, name: str | None = None) -> Track:
-    """Open a file, take out its video track and close it.
+def demux(source: str | Path | bytes | BinaryIO, name: str | None = None, trust_tables: bool = True) -> Track:
+    """Open a file and take out its video track.
 
     Only formats that need no other file are opened, by no protocol but the file system, whatever the file or its name
     look like.
@@ -71,6 +85,8 @@ def demux(source: str | Path | bytes | BinaryIO, name: str | None = None) -> Tra
     Args:
         source: A path, the bytes of a file, or a binary file object that can seek.
         name: What errors call the video; by default its path.
+        trust_tables: Let large MP4 files be listed by their tables; a packet that is not what they say is then an
+            `UnlistedError` when it is decoded.
 
     Raises:
         VideoError: It is no regular file, in no such format, holds no video stream, or is larger than the limits above.
@@ -82,30 +98,48 @@ def demux(source: str | Path | bytes | BinaryIO, name: str | None = None) -> Tra
         file = _local(source, name)
     head = _head(source, name)
     try:
-        with av.open(file, "r", options=_OPTIONS, **_METADATA) as container:
-            stream = container.streams.best("video")
-            if not isinstance(stream, VideoStream) or stream.codec_context is None:
-                raise VideoError(f"{name}: no video stream, or no decoder for it")
+        with contextlib.ExitStack() as stack:
+            container, stream = _begin(file, name)
+            stack.callback(container.close)
             decoder = stream.codec_context
             check_size(decoder.height, decoder.width, name)
-            packets, unpacked = [], 0
-            for packet in container.demux(stream):
+            changes = Changes(decoder.name, decoder.extradata or b"")
+            # Pictures of MPEG-4 are sorted by what is in them.
+            from_disk = isinstance(source, str | Path) and container.size > _IN_MEMORY and decoder.name != "mpeg4"
+            packets: list[Packet[VideoStream]] = []
+            is_listed = from_disk and trust_tables and "mp4" in container.format.name.split(",")
+            heads = listed_heads(file.removeprefix("file:"), stream) if is_listed else []
+            check = partial(_check_listed, changes) if heads else None
+            number, unpacked = len(heads), sum(head.size for head in heads)
+            _check_limits(number, unpacked, container.size, name)
+            for packet in () if heads else container.demux(stream):
                 if packet.size:
-                    packets.append(packet)
-                    unpacked += packet.size
-                    if len(packets) > MAX_FRAMES:
-                        raise VideoError(f"{name}: more than {MAX_FRAMES} frames; cut it into parts")
-                    if unpacked > _SLACK + _MOST_UNPACKED * container.size:
-                        raise VideoError(f"{name}: its packets unpack to many times the size of the file")
-            if not packets:
+                    changes.add(number, packet)
+                    if from_disk:
+                        heads.append(head_of(packet))
+                    else:
+                        packets.append(packet)
+                    number, unpacked = number + 1, unpacked + packet.size
+                    _check_limits(number, unpacked, container.size, name)
+            if not number:
                 raise VideoError(f"{name}: its video stream is empty")
+            opened = (container, stream) if check else None
+            if opened:
+                stack.pop_all()  # it stays open
+            on_disk = DiskPackets(partial(_begin, file, name), heads, name, opened, check) if from_disk else None
+            if on_disk and not on_disk.can_seek:
+                packets, on_disk = list(on_disk), None
+            pictures = sorted_pictures(packets, stream) if decoder.name == "mpeg4" else []
             return Track(
                 name=name,
                 decoder=decoder,
-                packets=packets,
-                pictures=sorted_pictures(packets, stream) if decoder.name == "mpeg4" else [],
+                packets=on_disk or packets,
+                heads=heads or pictures or packets,
+                pictures=pictures,
+                changes=changes,
                 time_base=stream.time_base or Fraction(1),
                 fps=float(stream.average_rate or stream.guessed_rate or 25),  # 25: what FFmpeg assumes
+                states_matrix=bool({"mov", "matroska"} & {*container.format.name.split(",")}),
                 is_cut=container.format.name == "avi" and container.size < stated_size(head),
             )
     except av.ArgumentError as error:  # FFmpeg's word for a format that is not in the list
@@ -114,6 +148,35 @@ def demux(source: str | Path | bytes | BinaryIO, name: str | None = None) -> Tra
         raise VideoError(f"{name}: cannot open ({error.strerror or error})") from error
     except IndexError as error:  # a stream that appeared on the way: PyAV does not know it
         raise VideoError(f"{name}: cannot open (its streams change on the way)") from error
+
+
+def _begin(file: Any, name: str) -> Demuxed:
+    """Open a file and choose its video stream."""
+    container = av.open(file, "r", options=_OPTIONS, **_METADATA)
+    stream = container.streams.best("video")
+    if not isinstance(stream, VideoStream) or stream.codec_context is None:
+        container.close()
+        raise VideoError(f"{name}: no video stream, or no decoder for it")
+    return container, stream
+
+
+def _check_limits(frames: int, unpacked: int, size: int, name: str) -> None:
+    if frames > MAX_FRAMES:
+        raise VideoError(f"{name}: more than {MAX_FRAMES} frames; cut it into parts")
+    if unpacked > _SLACK + _MOST_UNPACKED * size:
+        raise VideoError(f"{name}: its packets unpack to many times the size of the file")
+
+
+def _check_listed(changes: Changes, packet: "Packet[VideoStream]", head: Head) -> None:
+    """Hold a packet against what the tables say, with which all others agree that are not looked at."""
+    same = (packet.pts, packet.is_keyframe, packet.is_discard, packet.is_corrupt) == (
+        head.pts,
+        head.is_keyframe,
+        head.is_discard,
+        head.is_corrupt,
+    )
+    if not same or not changes.are_none_in(packet):
+        raise UnlistedError
 
 
 def _head(source: Any, name: str) -> bytes:

@@ -1,18 +1,16 @@
 """The decoder: runs of packets to frames, each run with the parameter sets in force where it starts."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 import av
-from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from dynvid.data.reading.container import MAX_PIXELS, Track
 from dynvid.data.reading.converter import display_matrix
-from dynvid.data.reading.nal import CODECS, is_whole_set, parameter_sets
+from dynvid.data.reading.nal import CODECS
 from dynvid.errors import VideoError
 
 # Here "non-reference" is a promise to all later frames; in HEVC only to those of the same temporal layer.
@@ -45,26 +43,29 @@ class Decoder:
 
     Attributes:
         num_packets: How many packets there are to decode.
+        packets_fed: How many were given to FFmpeg so far.
         is_steady: Whether all frames are known to have one size, since their parameter sets never change.
         stated_matrix: The display matrix that the container states, for frames of decoders that do not know it.
     """
 
     def __init__(self, track: Track, strict: bool = False) -> None:
-        self._packets: Sequence[Packet[VideoStream]] = track.pictures or track.packets
-        self.num_packets = len(self._packets)
+        self._packets, self._heads, self._changes = track.pictures or track.packets, track.heads, track.changes
+        self.num_packets, self.packets_fed = len(self._packets), 0
+        self._knows_matrix = not track.states_matrix
         self._strict, self._options = strict, {"max_pixels": str(MAX_PIXELS)}
         if strict or track.decoder.name == "mjpeg":  # whose decoder flags nothing: the rest of a cut frame is garbage
             self._options["err_detect"] = "crccheck+bitstream+buffer+explode"
         self._own = track.decoder
+        self._idle = [self._own]
         self._stated = {name: getattr(self._own, name) for name in _STATED}
         try:
             _open(self._own, self._options)
         except av.FFmpegError as error:
             raise VideoError(f"{track.name}: cannot open its decoder ({error.strerror})") from error
-        self._changes = _Changes(self._packets, self._own.name, self._own.extradata or b"")
         changes = self._changes.first < len(self._packets)
         self.is_steady = not changes and self._own.name in CODECS
         self.stated_matrix = self._display_matrix() if changes else None
+        self._knows_matrix |= changes
 
     def decode(self, start: int, stop: int, targets: Collection[int] = ()) -> Iterator[Decoded]:
         """Decode packets `start` to `stop`; given targets, leave out the others that nothing refers to.
@@ -75,28 +76,69 @@ class Decoder:
         Raises:
             av.FFmpegError: A packet cannot be decoded.
         """
-        if self._changes.unknown_at(start):
+        if self._changes.may_rely_on_earlier(start) and self._changes.unknown_in(self._packets[start], start):
             start = 0
-        decoder = self._decoder(start, stop)
-        whole = not targets or decoder.name not in _SKIPPABLE
+        decoder = self.take() if stop <= self._changes.first else self._new(start)
+        try:
+            yield from self._decoded(decoder, start, stop, targets)
+        finally:
+            if stop <= self._changes.first:
+                self.give_back(decoder)
+
+    def _decoded(
+        self, decoder: VideoCodecContext, start: int, stop: int, targets: Collection[int]
+    ) -> Iterator[Decoded]:
         flagged = False  # a packet for which no frame has come yet
         for i in (*range(start, stop), None):
-            packet = None if i is None else self._packets[i]  # None: give what is held back to reorder
-            decoder.skip_frame = "DEFAULT" if whole or i in targets else "NONREF"
-            flagged |= packet is not None and packet.is_corrupt
+            flagged |= i is not None and self._heads[i].is_corrupt
             try:
-                frames = decoder.decode(packet)
+                frames = self.feed(decoder, i, targets)
             except av.FFmpegError:
-                if not (self._strict and packet is not None and packet.is_discard):
+                if not (self._strict and i is not None and self._heads[i].is_discard):
                     raise
                 continue  # what is cut off and never shown may lack what it refers to
             for frame in frames:
                 yield Decoded(frame, stop if i is None else i + 1, flagged or frame.is_corrupt)
                 flagged = False
 
+    def feed(self, decoder: VideoCodecContext, i: int | None, targets: Collection[int] = ()) -> list[VideoFrame]:
+        """Give packet `i` to a decoder, or None to get what it holds back to reorder; for targets see `decode`.
+
+        Raises:
+            av.FFmpegError: The packet cannot be decoded.
+        """
+        whole = not targets or i in targets or decoder.name not in _SKIPPABLE
+        decoder.skip_frame = "DEFAULT" if whole else "NONREF"
+        self.packets_fed += i is not None
+        frames = decoder.decode(None if i is None else self._packets[i])
+        if frames and decoder is self._own and not self._knows_matrix:
+            self.stated_matrix, self._knows_matrix = display_matrix(frames[0]), True
+        return frames
+
+    def can_part(self, stop: int) -> bool:
+        """Whether packets before `stop` can be decoded by a decoder from `take`, as things stand."""
+        return stop <= self._changes.first and (bool(self._idle) or self._knows_matrix)
+
+    def take(self) -> VideoCodecContext:
+        """A decoder that nothing else uses until it is given back, with the parameter sets that the container states.
+
+        The first is the stream's own, which alone knows the display matrix that the container states: its first frame
+        tells it to the others.
+        """
+        if not self._idle:
+            assert self._knows_matrix
+            return self._new(0)
+        decoder = self._idle.pop()
+        decoder.flush_buffers()
+        return decoder
+
+    def give_back(self, decoder: VideoCodecContext) -> None:
+        """Let a decoder from `take` serve again: to set one up costs as much as some frames."""
+        self._idle = self._idle or [decoder]
+
     def is_flagged(self, start: int, stop: int) -> bool:
         """Whether the file says that one of the packets `start` to `stop` is damaged."""
-        return any(packet.is_corrupt for packet in self._packets[start:stop])
+        return any(head.is_corrupt for head in self._heads[start:stop])
 
     def decode_all(self) -> Iterator[Decoded]:
         """Decode everything from the first packet on; errors are those of `decode`."""
@@ -110,10 +152,7 @@ class Decoder:
                     return display_matrix(frame)
         return None
 
-    def _decoder(self, start: int, stop: int) -> VideoCodecContext:
-        if stop <= self._changes.first:
-            self._own.flush_buffers()
-            return self._own
+    def _new(self, start: int) -> VideoCodecContext:
         decoder = av.CodecContext.create(self._own.codec, "r")
         assert isinstance(decoder, VideoCodecContext)
         decoder.extradata = self._changes.extradata_at(start)
@@ -132,45 +171,3 @@ def _open(decoder: VideoCodecContext, options: dict[str, str]) -> None:
     decoder.thread_count = 1  # decoding clips side by side is cheaper, and AUTO can deadlock
     decoder.thread_type = "NONE"
     decoder.open(strict=False)  # before skip_frame is touched: some decoders read it only here
-
-
-class _Changes:
-    """Where the parameter sets of a stream change on the way.
-
-    They do where a container hands out new ones beside a packet, and where a packet carries other ones than those known
-    so far.
-
-    Attributes:
-        first: Number of the first packet that is to be decoded with others than the container states; the number of
-            packets where there is none.
-    """
-
-    def __init__(self, packets: Sequence["Packet[VideoStream]"], codec: str, extradata: bytes) -> None:
-        self.first = len(packets)
-        self._handed_out: list[tuple[int, bytes]] = [(0, extradata)]
-        self._first_inside = len(packets)  # from here on, packets may rely on sets that came inside earlier ones
-        self._codec, self._packets = codec, packets
-        if codec not in CODECS:
-            return
-        known: set[bytes] = set()
-        for i, packet in enumerate(packets):
-            for data in packet.iter_sidedata():
-                if data.data_type == "new_extradata" and bytes(data) != self._handed_out[-1][1]:
-                    self._handed_out.append((i, bytes(data)))
-                    self.first = min(self.first, i)
-            stated = self._handed_out[-1][1]
-            inside = {unit for unit in parameter_sets(codec, stated, packet) if unit not in stated}
-            if inside - known and i:
-                self.first, self._first_inside = min(self.first, i), min(self._first_inside, i)
-            known |= inside
-
-    def extradata_at(self, start: int) -> bytes:
-        """What the container has handed out last up to a packet."""
-        return [extradata for i, extradata in self._handed_out if i <= start][-1]
-
-    def unknown_at(self, start: int) -> bool:
-        """Whether a run from a packet on may rely on sets that came inside earlier packets."""
-        if start < self._first_inside:
-            return False
-        inside = parameter_sets(self._codec, self.extradata_at(start), self._packets[start])
-        return not is_whole_set(self._codec, inside)

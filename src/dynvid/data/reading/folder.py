@@ -5,6 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL.Image import Resampling
 from PIL.Image import fromarray as from_array
 from PIL.Image import open as open_image
@@ -54,6 +55,11 @@ class FrameFolder(FrameReader):
 
     def __len__(self) -> int:
         return len(self._files)
+
+    @property
+    def decode_costs(self) -> NDArray[np.int64]:
+        """See `FrameReader`."""
+        return np.ones(len(self), np.int64)
 
     def _images(self, wanted: set[int], short_side: int | None) -> dict[int, Image]:
         return {i: self._image(i, short_side) for i in wanted}

@@ -1,6 +1,6 @@
 """The index: which frames a video has, when each is shown, and from which key packet it is decoded."""
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,23 +54,32 @@ class Index:
         keys = set(self.keys)
         return [frame for frame, packet in enumerate(self.order) if packet in keys]
 
+    @cached_property
+    def decode_costs(self) -> NDArray[np.int64]:
+        """Packets to go through to have each frame alone, (frames,)."""
+        return np.array([packet + 1 - self._start(packet) for packet in self.order])
+
     def runs(self, frames: Iterable[int]) -> list[Run]:
         """Group frames, given by index, by the key packet from which to decode them."""
         runs: list[Run] = []
-        for target in sorted(self.order[frame] for frame in frames):
-            group = bisect_right(self.keys, target) - 1
-            if self.times[target] < self.times[self.keys[group]]:
-                group -= 1  # shown before its key frame (open group of pictures): needs the group before too
-            if runs and self.keys[group] <= runs[-1].targets[-1]:
-                runs[-1].targets.append(target)  # on the way
+        for start, target in sorted((self._start(self.order[frame]), self.order[frame]) for frame in frames):
+            if runs and start <= runs[-1].targets[-1]:  # on the way
+                insort(runs[-1].targets, target)
             else:
-                runs.append(Run(self.keys[group], [target]))
+                runs.append(Run(start, [target]))
         return runs
+
+    def _start(self, target: int) -> int:
+        """The key packet from which a packet is decoded."""
+        group = bisect_right(self.keys, target) - 1
+        if self.times[target] < self.times[self.keys[group]]:
+            group -= 1  # shown before its key frame (open group of pictures): needs the group before too
+        return self.keys[group]
 
 
 def index_of(track: Track) -> Index | None:
     """The index of a track; None where its packets do not tell the frames, so that decoding has to count them."""
-    name, packets = track.decoder.name, track.pictures or track.packets
+    name, packets = track.decoder.name, track.heads
     keys = [i for i, packet in enumerate(packets) if packet.is_keyframe]
     times = [packet.pts for packet in packets if packet.pts is not None]
     if track.pictures:
@@ -87,5 +96,5 @@ def index_of(track: Track) -> Index | None:
     # AVI stores no presentation times; those made up for it do not know of reordering.
     if track.decoder.has_b_frames and order == shown:
         return None
-    begins = name not in CODECS or is_instantaneous(name, track.decoder.extradata or b"", packets[0])
+    begins = name not in CODECS or is_instantaneous(name, track.decoder.extradata or b"", track.packets[0])
     return Index(times, order, keys, float(track.time_base), is_sure=begins and order[0] == 0)
