@@ -41,7 +41,8 @@ test-newest: # with pre-releases of everything
 # What each extra alone is for; base is none.
 EXTRAS ?= base test lint browser loggers dev
 use-base := python -c "import dynvid, pkgutil; [__import__(m.name) for m in pkgutil.walk_packages(dynvid.__path__, 'dynvid.')]"
-use-test := python -m pytest -m 'not browser' tests/test_routes.py tests/test_cli.py tests/test_recorded.py
+use-test := python -m pytest tests/test_routes.py tests/test_cli.py tests/test_recorded.py && \
+	OMP_NUM_THREADS=1 .venv-extra/bin/python $(TESTS) -m slow
 use-lint := ruff check && .venv-extra/bin/mypy
 use-browser := python -m pytest -m browser tests/browser
 use-loggers := python -m pytest tests/loggers

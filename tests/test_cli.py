@@ -180,18 +180,38 @@ def test_classify_prints_a_table_and_json(here, capsys):
     with pytest.raises(SystemExit):
         main(["classify", str(best(here)), "data/synthetic/test/ring/ring_0000.mp4", "--json"])
     row = json.loads(capsys.readouterr().out)
-    assert set(row) == {"path", "label", "probability", "frames", "depth", "gmacs", "saved"}
+    assert set(row) == {"path", "label", "probability", "frames", "depth", "gmacs", "saved", "milliseconds"}
     assert row["frames"] in (1, 2, 4)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["classify", "{best}", "data/synthetic/test/ring"]])
+def test_classify_brings_nothing_of_training_along(here):
+    code = [
+        "import sys",
+        "from contextlib import suppress",
+        "from dynvid.cli import main",
+        f"with suppress(SystemExit): main(['classify', {str(best(here))!r}, 'data/synthetic/test/ring/ring_0000.mp4'])",
+        "print(*sys.modules)",
+    ]
+    run = subprocess.run([sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, check=True)
+    assert "ring_0000.mp4" in run.stdout
+    training = {"pytorch_lightning", "lightning_fabric", "torchmetrics", "tensorboard", "jsonargparse"}
+    assert not {*training, "matplotlib", "pyarrow"} & set(run.stdout.splitlines()[-1].split())
+
+
+GONE = [["--help"], ["classify", "{best}", "data/synthetic/test/ring", "--precision", "float32"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", GONE)
 def test_a_reader_that_is_gone_is_no_error(here, arguments):
     program = Path(sys.executable).with_name("dynvid")
     command = [str(program), *(word.format(best=best(here)) for word in arguments)]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    run.stdout.close()
-    assert run.stderr.read() == ""
-    assert run.wait() == 1
+    read, write = os.pipe()
+    os.close(read)
+    run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert run.stderr == ""
+    assert run.returncode == 1
 
 
 def test_a_broken_pipe_elsewhere_is_said(here, capsys, monkeypatch):
@@ -203,6 +223,7 @@ def test_a_broken_pipe_elsewhere_is_said(here, capsys, monkeypatch):
     assert (code, line) == (1, "dynvid: error: a loader process died")
 
 
+@pytest.mark.slow
 def test_classify_stops_in_silence_where_nobody_reads(here, tmp_path):
     program = Path(sys.executable).with_name("dynvid")
     for i in range(300):  # more than are done before the reader has gone
@@ -215,6 +236,7 @@ def test_classify_stops_in_silence_where_nobody_reads(here, tmp_path):
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -269,7 +291,7 @@ def test_classify_goes_on_after_an_unreadable_file(here, capsys):
             ["test", "--config", "quickstart.yaml", *TINY, "--ckpt_path", "best", "--model.net.shift", "none"],
             "another net",
         ),
-        (["classify", "gone.ckpt", "x.mp4"], "gone.ckpt: no such checkpoint"),
+        (["classify", "gone.ckpt", "."], "gone.ckpt: no such checkpoint"),
         (["classify"], "required: checkpoint, paths"),
         (["frobnicate"], "no command 'frobnicate'"),
         (

@@ -9,7 +9,8 @@ import dynvid
 from dynvid import errors
 
 # Protocols of Python rather than faults of the input.
-PROTOCOL = {"NotImplementedError", "StopIteration"}
+PROTOCOL = {"NotImplementedError", "StopIteration", "AttributeError", "IndexError"}
+PROTOCOL |= {"ArgumentTypeError", "argparse.ArgumentTypeError"}  # which argparse makes a line of
 
 
 def raised(tree):

@@ -34,10 +34,12 @@ def test_02_own_folder(tmp_path):
     assert "'label':" in run(tmp_path, "02_own_folder.py", "own", *options)
 
 
+@pytest.mark.slow
 def test_03_own_loop(tmp_path):
     assert "of the GMACs" in run(tmp_path, "03_own_loop.py")
 
 
+@pytest.mark.slow
 def test_04_custom_backbone(tmp_path):
     printed = run(tmp_path, "04_custom_backbone.py")
     assert "8 frames, depth 3" in printed

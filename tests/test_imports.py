@@ -18,6 +18,7 @@ ALLOWED = {
     "text": set(),
     "strict_json": set(),
     "packaged": set(),
+    "lazy": set(),
     "routes": {"errors"},
     "policy": {"errors"},
     "costs": {"errors"},
@@ -25,19 +26,25 @@ ALLOWED = {
     "losses": {"errors"},
     "whole": {"errors"},
     "saving": {"whole"},
-    "calibration": {"errors", "policy", "routes", "costs", "calibration"},
-    "outputs": {"errors", "text", "strict_json", "whole", "routes", "policy", "calibration"},
+    "profile": {"errors", "routes"},
+    "calibration": {"errors", "policy", "routes", "costs", "profile", "calibration"},
+    "outputs": {"errors", "text", "strict_json", "whole", "routes", "policy", "profile", "calibration"},
     "report": {
         *("errors", "text", "strict_json", "whole", "routes", "policy", "calibration", "metrics", "published", "data"),
-        *("outputs", "report"),
+        *("outputs", "profile", "report"),
     },
     "metrics": {"errors", "policy", "calibration", "published"},
     "nets": {"errors", "routes", "policy", "costs", "nets"},
-    "data": {"errors", "text", "whole", "data"},
-    "checkpoint": {"errors", "calibration", "policy", "nets"},
+    "data": {"errors", "text", "whole", "lazy", "data"},
+    "checkpoint": {"errors", "calibration", "policy", "profile", "nets", "data"},
+    "inference": {
+        *("errors", "text", "lazy", "routes", "policy", "costs", "nets", "data", "checkpoint", "calibration"),
+        *("profile", "inference"),
+    },
     "module": {
+        "inference",
         *("errors", "calibration", "checkpoint", "losses", "metrics", "nets", "policy", "data", "saving"),
-        *("outputs",),
+        *("outputs", "profile"),
     },
     "callbacks": {
         *("errors", "text", "strict_json", "calibration", "metrics", "module", "published", "whole", "callbacks"),
@@ -45,7 +52,7 @@ ALLOWED = {
     },
     "commands": {
         *("errors", "text", "strict_json", "packaged", "callbacks", "checkpoint", "commands", "data", "module", "nets"),
-        *("calibration", "outputs", "policy", "report", "saving"),
+        *("calibration", "inference", "outputs", "policy", "profile", "report", "saving", "whole"),
     },
     "cli": {"errors", "text", "packaged", "commands"},
 }
@@ -108,6 +115,100 @@ def test_names_stay_where_they_were_first(name):
     assert callable(getattr(importlib.import_module(module), attribute))
 
 
-def test_nets_need_neither_lightning_nor_a_decoder():
-    code = "import sys, dynvid; print({'pytorch_lightning', 'av', 'matplotlib', 'jsonargparse'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+@pytest.fixture
+def comes_with():
+    """What heavy packages lines of code bring along, in a process of their own."""
+
+    def run(*lines):
+        code = "\n".join(["import sys", *lines, f"print(*({HEAVY!r} & set(sys.modules)))"])
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        return set(done.stdout.splitlines()[-1].split())
+
+    return run
+
+
+TRAINING = {"pytorch_lightning", "lightning_fabric", "torchmetrics", "jsonargparse", "tensorboard"}
+HEAVY = TRAINING | {"torch", "timm", "av", "numpy", "matplotlib", "pyarrow", "rich", "yaml"}
+
+
+def test_importing_the_package_brings_nothing_along(comes_with):
+    assert comes_with("import dynvid, dynvid.data, dynvid.commands, dynvid.cli") == set()
+
+
+def test_nets_need_neither_lightning_nor_a_decoder(comes_with):
+    brought = comes_with("from dynvid import DepthExitNet", "import dynvid.nets.spec, dynvid.checkpoint")
+    assert brought & (TRAINING | {"av", "matplotlib", "pyarrow"}) == set()
+
+
+def test_reading_videos_needs_neither_lightning_nor_nets(comes_with):
+    names = "VideoReader, collate, eval_transform, segment_indices"
+    brought = comes_with("import dynvid.data.video, dynvid.data.dataset", f"from dynvid.data import {names}")
+    assert brought & (TRAINING | {"timm", "matplotlib", "pyarrow"}) == set()
+
+
+def test_one_kind_of_data_set_brings_all_so_that_short_names_are_known():
+    code = "from dynvid.data import VideoDataModule\nprint(len(VideoDataModule.__subclasses__()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    public = [name for name in dynvid.data.__all__ if name.endswith("DataModule")]
+    assert int(done.stdout) >= len(public) - 3  # all but itself and two that are kinds of another kind
+
+
+LAZY = ["dynvid", "dynvid.data", "dynvid.inference"]
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_lazy_names_are_those_that_type_checkers_see(package):
+    module = importlib.import_module(package)
+    (only_types,) = (node for node in ast.parse(Path(module.__file__).read_text()).body if isinstance(node, ast.If))
+    seen = {node.module: [alias.name for alias in node.names] for node in only_types.body}
+    (call,) = (node for branch in only_types.orelse for node in ast.walk(branch) if isinstance(node, ast.Call))
+    assert ast.literal_eval(call.args[1]) == seen
+    names = [name for listed in seen.values() for name in listed]
+    assert sorted(names) == sorted(module.__all__)
+    for home_of, listed in seen.items():
+        for name in listed:
+            assert getattr(module, name) is getattr(importlib.import_module(home_of), name)
+    files = {path.stem for path in Path(module.__file__).parent.iterdir()}
+    assert not files & set(names), "a file of that name would be found instead"
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_lazy_packages_look_like_others(package):
+    module = importlib.import_module(package)
+    names = {}
+    exec(f"from {package} import *", names)
+    assert set(module.__all__) <= set(names)
+    assert set(module.__all__) <= set(dir(module))
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
+        module.nothing  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        exec(f"from {package} import nothing")
+
+
+def test_files_of_lazy_packages_are_attributes():
+    code = "import dynvid\ndynvid.policy.SCORES, dynvid.nets.MSDNet, dynvid.data.video.VideoReader, dynvid.costs"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--help"], "usage: dynvid COMMAND"),
+        (["--version"], dynvid.__version__),
+        (["clasify", "a.ckpt"], "there is no command 'clasify'; did you mean classify? `dynvid --help` lists them"),
+        (["rprt"], "there is no command 'rprt'; did you mean report?"),
+        (["xyzzy"], "there is no command 'xyzzy'; `dynvid --help` lists them"),
+        (["classify", "--help"], "usage: dynvid classify"),
+        (["classify"], "required: checkpoint, paths"),
+        (["classify", "a.ckpt", "b.mp4", "--jsn"], "--jsn: no such key; did you mean --json?"),
+        (["benchmark", "--help"], "usage: dynvid benchmark"),
+        (["benchmark", "--backbone", "resnet50"], "--backbone has random weights"),
+        (["report", "--help"], "usage: dynvid report"),
+        (["report"], "required: run"),
+        (["report", "run", "--outptu", "x"], "--outptu: no such key; did you mean --output?"),
+    ],
+)
+def test_help_and_mistakes_are_said_by_the_standard_library_alone(arguments, said, comes_with):
+    lines = ["import contextlib, io", "from dynvid.cli import main", "out = io.StringIO()"]
+    lines += ["with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), contextlib.suppress(SystemExit):"]
+    assert comes_with(*lines, f"    main({arguments})", f"assert {said!r} in out.getvalue(), out.getvalue()") == set()

@@ -40,6 +40,7 @@ def progress(path):
     return saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"], saved["global_step"]
 
 
+@pytest.mark.slow
 def test_no_finished_epoch_is_lost(clips, tmp_path, monkeypatch, capsys):
     command = [*TINY, "--data.root", str(clips), "--trainer.max_epochs", "5000"]
     command += ["--checkpoint.monitor", "step", "--checkpoint.mode", "min"]  # never better than after the first epoch
@@ -74,6 +75,7 @@ def test_no_finished_epoch_is_lost(clips, tmp_path, monkeypatch, capsys):
         assert progress(last) == (epochs + 1, steps + 3)  # three steps an epoch, as in a run that was never stopped
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_is_one_line_too(clips, tmp_path):
     """It ends the loader processes at the same time, which PyTorch reports wherever the run happens to be."""
     command = [*TINY, "--data.root", str(clips), "--trainer.max_epochs", "5000", "--data.num_workers", "2"]
@@ -195,6 +197,7 @@ def with_older_run(last):
     return older
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("older", [False, True])
 def test_a_run_that_was_killed_before_its_first_last_is_the_newest_still(files, clips, capsys, older):
     last, best = files

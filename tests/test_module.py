@@ -354,7 +354,7 @@ def test_the_calibrated_curve_keeps_its_precision(data):
     module = make(data)
     module.curve_thresholds.fill_(0.9985)
     assert module.to(torch.bfloat16).curve_thresholds.dtype == torch.float32
-    assert module.net.mean.dtype == torch.bfloat16
+    assert module.net.dtype == torch.bfloat16
 
 
 def test_the_report_draws_the_published_rows_beside_the_curve(fitted, data, tmp_path):

@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
+
 from dynvid.calibration import ChosenBy, OperatingPoint, num_candidates
+from dynvid.data.sampling import Sampling
 from dynvid.errors import InputError
 from dynvid.nets import ExitNet
 from dynvid.nets.compiled import plain_name
 from dynvid.nets.description import check_plain, shown
 from dynvid.nets.spec import net_from_state
 from dynvid.nets.weights.file import check_tensors, read_file
-from dynvid.policy import SCORE_NAMES
+from dynvid.policy import SCORE_NAMES, ThresholdPolicy
+from dynvid.profile import read_profiles
 
 THRESHOLDS = ("policy.thresholds", "curve_thresholds")  # these may be infinite: an exit that is off
 # What Lightning takes as it is when it restores a run: the type of each part, and of what is in it.
@@ -92,12 +96,18 @@ def described(checkpoint: Mapping[str, Any], path: str | Path = "the checkpoint"
         raise InputError(f"{path}: chosen_by is {shown(saved['chosen_by'])}: use {', '.join(get_args(ChosenBy))}")
     if not isinstance(saved.get("listing"), str | None):
         raise InputError(f"{path}: listing is {shown(saved['listing'])}, not a name")
+    if saved.get("sampling", "center") not in get_args(Sampling):
+        raise InputError(f"{path}: sampling is {shown(saved['sampling'])}: use {' or '.join(get_args(Sampling))}")
+    costs = saved.get("gmacs")
+    if costs is not None and not (isinstance(costs, list) and all(map(_is_positive, costs))):
+        raise InputError(f"{path}: gmacs are {shown(costs)}, not a list of numbers above 0")
     temperatures = saved.get("temperatures")
-    if temperatures is not None and not (isinstance(temperatures, list) and all(map(_is_temperature, temperatures))):
+    if temperatures is not None and not (isinstance(temperatures, list) and all(map(_is_positive, temperatures))):
         raise InputError(f"{path}: temperatures are {shown(temperatures)}, not a list of numbers above 0")
     try:
         if saved.get("operating_point") is not None:
             OperatingPoint.from_plain(saved["operating_point"])
+        read_profiles(saved.get("profiles"))
         check_plain("init_args", net["init_args"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -121,6 +131,9 @@ def net_from_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> Exit
                 raise InputError(f"{name} must be float {shape} for {exits} exits")
         if saved.get("temperatures") and len(saved["temperatures"]) != exits:
             raise InputError(f"{len(saved['temperatures'])} temperatures for {exits} exits")
+        if saved.get("gmacs") and len(saved["gmacs"]) != exits + 1:
+            raise InputError(f"{len(saved['gmacs'])} gmacs for {exits} exits and full inference")
+        read_profiles(saved.get("profiles"), net.route)
         if names is not None and len(names) != net.num_classes:
             raise InputError(f"class_names has {len(names)} names, the net {net.num_classes} classes")
     except InputError as error:
@@ -128,5 +141,17 @@ def net_from_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> Exit
     return net
 
 
-def _is_temperature(value: object) -> bool:
+def policy_from_checkpoint(checkpoint: Mapping[str, Any]) -> ThresholdPolicy:
+    """The thresholds, score and temperatures of a checkpoint that `net_from_checkpoint` has checked."""
+    saved, thresholds = checkpoint["dynvid"], checkpoint["state_dict"]["policy.thresholds"]
+    return ThresholdPolicy(thresholds=thresholds, score=saved["score"], temperatures=saved.get("temperatures"))
+
+
+def is_calibrated(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether thresholds were found for its weights; in older files, which do not say so, unless all are off."""
+    infinite = checkpoint["state_dict"].get("policy.thresholds", torch.tensor(torch.inf)).isposinf().all()
+    return bool(checkpoint["dynvid"].get("calibrated", not infinite))
+
+
+def _is_positive(value: object) -> bool:
     return isinstance(value, float) and 0 < value < math.inf

@@ -1,8 +1,10 @@
 """The command line: each command is a file of `dynvid.commands`, imported when it is called."""
 
 import os
+import re
 import signal
 import sys
+from difflib import get_close_matches
 
 import dynvid
 from dynvid.errors import DynvidError, InputError
@@ -21,9 +23,13 @@ usage: dynvid COMMAND ...
   predict   write predictions.csv        dynvid predict --config quickstart.yaml --ckpt_path best
   calibrate another operating point for a checkpoint
                                          dynvid calibrate CHECKPOINT --config quickstart.yaml --max-drop 0.02
+  profile   parameters, GMACs and milliseconds of each exit
+                                         dynvid profile CHECKPOINT VIDEO_OR_FOLDER ...
   check     decode every video, list the unreadable
                                          dynvid check --config ucf101.yaml --data.root PATH
   classify  label video files            dynvid classify CHECKPOINT VIDEO_OR_FOLDER ...
+  benchmark full against dynamic inference, in time
+                                         dynvid benchmark CHECKPOINT VIDEO_OR_FOLDER ...
 
 Ready configs: {configs}
 `dynvid COMMAND --help` shows the arguments of a command."""
@@ -67,10 +73,18 @@ def _run(args: list[str] | None) -> int | None:
         from dynvid.commands.classify import run as classify
 
         return classify(rest)
+    elif command == "benchmark":
+        from dynvid.commands.benchmark import run as benchmark
+
+        return benchmark(rest)
     elif command == "calibrate":
         from dynvid.commands.calibrate import run as calibrate
 
         return calibrate(rest)
+    elif command == "profile":
+        from dynvid.commands.profile import run as profile
+
+        return profile(rest)
     elif command == "report":
         from dynvid.commands.report import run as report
 
@@ -84,7 +98,9 @@ def _run(args: list[str] | None) -> int | None:
 
         train(args)
     else:
-        raise InputError(f"there is no command {command!r}; `dynvid --help` lists them")
+        near = get_close_matches(command, re.findall(r"^  (\w+) ", USAGE, re.MULTILINE), 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise InputError(f"there is no command {command!r}; {meant}`dynvid --help` lists them")
     return None
 
 

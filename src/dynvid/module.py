@@ -16,9 +16,12 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from dynvid.calibration import ChosenBy, OperatingPoint, num_candidates
-from dynvid.checkpoint import described, net_from_checkpoint, read_checkpoint
-from dynvid.data import Video
-from dynvid.errors import InputError
+from dynvid.checkpoint import described, is_calibrated, net_from_checkpoint, read_checkpoint
+from dynvid.data import Video, VideoDataModule
+from dynvid.data.dataset import Skipped
+from dynvid.data.sampling import Sampling
+from dynvid.errors import InputError, VideoError
+from dynvid.inference import Preparation, Recognizer
 from dynvid.losses import ExitLoss
 from dynvid.metrics import FlopsAccuracy, FlopsAccuracyCurve
 from dynvid.nets import ExitNet
@@ -27,6 +30,7 @@ from dynvid.nets.description import shown
 from dynvid.nets.weights.file import check_fit
 from dynvid.outputs import Outputs, listing_of, recordings_of
 from dynvid.policy import Score, ThresholdPolicy
+from dynvid.profile import Profile, read_profiles
 from dynvid.saving import use_whole_files
 
 __all__ = ["DynamicInferenceModule", "fingerprint", "listing", "read_checkpoint", "recordings_in"]
@@ -69,6 +73,8 @@ class DynamicInferenceModule(pl.LightningModule):
         chosen_by: Who of the validation split chose these weights: "nothing", "others" than those kept apart, or
             "these", all of them; None where that is not known.
         listing: A name for the list of videos that `fit` validated on.
+        sampling: Which frame of each segment the data module takes in evaluation; prediction does likewise.
+        profiles: Milliseconds of the exits, as `dynvid profile` measured them; they do not depend on the weights.
         validated_weights: A name for the weights that `fit` validated last; averaged ones are in the net for that only.
 
     Example:
@@ -115,6 +121,8 @@ class DynamicInferenceModule(pl.LightningModule):
         self.kept_apart: Tensor | None = None
         self.chosen_by: ChosenBy | None = None
         self.listing: str | None = None
+        self.sampling: Sampling = "center"
+        self.profiles: tuple[Profile, ...] = ()
         self.listed = ""  # the same of the videos that the curve is of, whether they could be read or not
         self._recorded: tuple[str, list[str], list[str]] | None = None  # split, paths and recordings behind the curve
         self._thresholds_of: str | None = None  # the weights that the thresholds were found for
@@ -196,6 +204,7 @@ class DynamicInferenceModule(pl.LightningModule):
             split=split,
             class_names=self.class_names,
             weights=weights or "",
+            profiles=self.profiles if round(views) == 1 else (),  # what several views cost was not measured
         )
 
     def setup(self, stage: str) -> None:
@@ -204,7 +213,9 @@ class DynamicInferenceModule(pl.LightningModule):
         Raises:
             ValueError: The data has another number of classes than the net.
         """
-        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        data = getattr(self.trainer, "datamodule", None)
+        self.sampling = getattr(data, "sampling", self.sampling)
+        names = getattr(data, "class_names", None)
         if names is not None:
             if len(names) != self.net.num_classes:
                 raise InputError(f"the data has {len(names)} classes, the net {self.net.num_classes}")
@@ -380,16 +391,47 @@ class DynamicInferenceModule(pl.LightningModule):
         self.log("test/accuracy", self.curve.exit_accuracy[-1], sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Early exit, executed: the label, its probability, the exit taken and its GMACs for each video."""
-        label, probability, exit_taken = self.net.predict(batch["video"], self.policy)
+        """Early exit, executed: the label, its probability, the exit taken and its GMACs for each video.
+
+        Args:
+            batch: `path` and `index` of videos, which are decoded as far as they need, as `predict_dataloader` of the
+                data modules gives them; or `video` of clips that are decoded already.
+            batch_idx: Its number.
+
+        Raises:
+            VideoError: A video cannot be read, and the data module has `on_error="raise"`.
+        """
+        if "video" in batch:
+            label, probability, exit_taken = self.net.predict(batch["video"], self.policy)
+        else:
+            batch, label, probability, exit_taken = self._recognized(batch)
         gmacs = torch.tensor(self.net.gmacs)[exit_taken.cpu()]
         return {
+            "path": batch["path"],
             "index": batch["index"],
             "label": label,
             "probability": probability,
             "exit": exit_taken,
             "gmacs": gmacs,
         }
+
+    def _recognized(self, batch: Batch) -> tuple[Batch, Tensor, Tensor, Tensor]:
+        """The videos of a batch that could be read, their labels, probabilities and exits."""
+        data: VideoDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning's annotation lacks it
+        recognizer = Recognizer(self.net, self.policy)
+        recognizer.preparation = Preparation(data.num_frames, data.size, data.sampling)
+        paths, rows, found = batch["path"], [], []
+        for row, result in enumerate(recognizer.many(paths, data.batch_size, max(data.num_workers, 1))):
+            if not isinstance(result, Skipped):
+                rows.append(row)
+                found.append((int(result.label), result.probability, self.net.route.index(result.exit)))
+            elif data.on_error == "skip":
+                data.skipped[result.path] = result.reason
+            else:
+                raise VideoError(result.reason)
+        kept = {"path": [paths[row] for row in rows], "index": batch["index"][rows]}
+        label, probability, exit_taken = torch.tensor(found, dtype=torch.float64).view(-1, 3).unbind(1)
+        return kept, label.long(), probability.float(), exit_taken.long()
 
     def _batch_norms(self) -> list[nn.Module]:
         return [layer for layer in self.net.segments.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
@@ -415,6 +457,9 @@ class DynamicInferenceModule(pl.LightningModule):
             "operating_point": self.point.plain() if calibrated and self.point is not None else None,
             "chosen_by": self.chosen_by,
             "listing": self.listing,
+            "sampling": self.sampling,
+            "gmacs": [*self.net.gmacs, self.net.full_gmacs],  # counting them takes longer than reading them
+            "profiles": [profile.plain() for profile in self.profiles],
         }
 
     def _fits(self, state: Mapping[str, Tensor]) -> bool:
@@ -435,23 +480,22 @@ class DynamicInferenceModule(pl.LightningModule):
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         """Note whether a checkpoint is calibrated, before its weights are loaded.
 
-        Older files do not record it: there it is, unless every threshold is infinite.
-
         Raises:
             ValueError: The weights are not those of this module.
         """
         own = self.state_dict()
         state = {plain_name(name): x for name, x in checkpoint["state_dict"].items()}
         check_fit(state, own, "this module")
-        infinite = state.get("policy.thresholds", torch.tensor(torch.inf)).isposinf().all()
-        calibrated = checkpoint["dynvid"].get("calibrated", not infinite)
         loaded = {name: x.to(own[name].dtype) for name, x in state.items() if name in own}
-        self._thresholds_of = fingerprint(loaded) if calibrated else None
+        self._thresholds_of = fingerprint(loaded) if is_calibrated(checkpoint) else None
         self.policy.take_score(checkpoint["dynvid"]["score"], checkpoint["dynvid"].get("temperatures"))
         point = checkpoint["dynvid"].get("operating_point")
         self.point = None if point is None else OperatingPoint.from_plain(point)
         self.chosen_by = checkpoint["dynvid"].get("chosen_by")
         self.listing = checkpoint["dynvid"].get("listing")
+        if self._trainer is None:  # else the data module has said
+            self.sampling = checkpoint["dynvid"].get("sampling", "center")
+        self.profiles = read_profiles(checkpoint["dynvid"].get("profiles"), self.net.route)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare the checkpoint with this module before its weights are loaded.

@@ -21,6 +21,7 @@ from dynvid import strict_json
 from dynvid.calibration import OperatingPoint, listing_of
 from dynvid.errors import InputError, MissingFileError
 from dynvid.policy import SCORE_NAMES, ThresholdPolicy
+from dynvid.profile import Profile, read_profiles
 from dynvid.routes import Exit, Route, check_route
 from dynvid.text import printable
 from dynvid.whole import write_whole
@@ -49,6 +50,7 @@ class Outputs:
         class_names: Names of the classes, where they are known.
         weights: A name for the weights of the net.
         run: What else a reader wants to know of the run, as plain data.
+        profiles: What the exits cost in milliseconds, as far as that was measured.
 
     Example:
         >>> outputs = Outputs(
@@ -74,11 +76,19 @@ class Outputs:
     class_names: list[str] | None = None
     weights: str = ""
     run: dict[str, Any] = field(default_factory=dict)
+    profiles: tuple[Profile, ...] = ()
 
     @property
     def labelled(self) -> bool:
         """Whether all labels are known."""
         return bool((self.labels >= 0).all())
+
+    @property
+    def profile(self) -> Profile | None:
+        """The profile that costs are shown in: the one that the point went by, else the newest."""
+        by = "" if self.point is None else self.point.profile
+        same = [profile for profile in self.profiles if str(profile) == by]
+        return next(reversed(same or self.profiles), None)
 
     @cached_property
     def scores(self) -> Tensor:
@@ -167,6 +177,7 @@ class Outputs:
             "temperatures": list(self.policy.temperatures),
             "point": None if self.point is None else self.point.plain(),
             "run": self.run,
+            "profiles": [profile.plain() for profile in self.profiles],
         }
         table = pa.table(columns).replace_schema_metadata({_KEY: strict_json.dumps(about).encode()})
         file = io.BytesIO()
@@ -243,6 +254,7 @@ class Outputs:
             class_names=names,
             weights=str(about["weights"]),
             run=dict(about["run"]),
+            profiles=read_profiles(about.get("profiles"), route),
         )
 
 

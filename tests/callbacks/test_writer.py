@@ -20,10 +20,10 @@ def test_any_name_comes_back_from_the_file(tmp_path, capsys):
     module.class_names = CLASSES
     trainer = SimpleNamespace(log_dir=str(tmp_path / "log\x1b[2J\n"), global_rank=0)
     labels = torch.arange(len(PATHS)) % 5
-    outputs = {"label": labels, "exit": labels * 0, "probability": torch.ones(len(PATHS))}
+    outputs = {"path": PATHS, "label": labels, "exit": labels * 0, "probability": torch.ones(len(PATHS))}
     writer = PredictionWriter()
     writer.on_predict_start(trainer, module)
-    writer.on_predict_batch_end(trainer, module, outputs, {"path": PATHS}, 0)
+    writer.on_predict_batch_end(trainer, module, outputs, {}, 0)
     writer.on_predict_end(trainer, module)
     (file,) = tmp_path.rglob("predictions.csv")
     with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:

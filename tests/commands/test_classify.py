@@ -17,7 +17,7 @@ from PIL import Image
 
 from dynvid import UnifiedExitNet
 from dynvid.cli import main
-from dynvid.data import VideoReader
+from dynvid.data import Clip
 from dynvid.errors import InputError
 from dynvid.module import DynamicInferenceModule
 
@@ -79,13 +79,21 @@ def classify(checkpoint, capsys):
 
     def run(*paths):
         with pytest.raises(SystemExit) as caught:
-            main(["classify", str(checkpoint), *paths, "--json"])
+            main(["classify", str(checkpoint), *paths, "--json", "--precision", "float32"])
         out, err = capsys.readouterr()
         rows = [strictly(line) for line in out.splitlines()]
         assert len({row["path"] for row in rows}) == len(rows)
         return caught.value.code, {row["path"]: row for row in rows}, err
 
     return run
+
+
+def changed(checkpoint, **saved):
+    """A checkpoint that says something else of itself."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["dynvid"] |= saved
+    torch.save(content, "changed.ckpt")
+    return "changed.ckpt"
 
 
 def strictly(line):
@@ -211,18 +219,18 @@ def test_frames_that_vanish_or_cannot_be_read_are_named(put, classify, monkeypat
 def test_what_nobody_foresaw_in_one_file_is_named_and_the_others_are_labelled(
     put, checkpoint, monkeypatch, capsys, unexpected, reason, output
 ):
-    read = VideoReader.read
+    read = Clip.read
 
     def odd(self, *arguments):
-        if "odd" in self.name:
+        if "odd" in self._reader.name:
             raise unexpected
         return read(self, *arguments)
 
-    monkeypatch.setattr(VideoReader, "read", odd)
+    monkeypatch.setattr(Clip, "read", odd)
     for name in ("a.mp4", "odd\nname.mp4", "z.mp4"):
         put(f"root/{name}")
     with pytest.raises(SystemExit) as caught:
-        main(["classify", str(checkpoint), "root", *output])
+        main(["classify", str(checkpoint), "root", "--precision", "float32", *output])
     assert caught.value.code == 1
     out, err = capsys.readouterr()
     said = "v.mp4: said on purpose" if reason is None else rf"root/odd\x0aname.mp4: {reason}"
@@ -256,20 +264,13 @@ def test_json_lines_hold_any_name(put, classify):
     assert {row["label"] for row in rows.values()} <= set(CLASSES)
 
 
-def test_the_table_cannot_be_steered_by_names(put, checkpoint, monkeypatch, capsys):
+def test_the_table_cannot_be_steered_by_names(put, checkpoint, capsys):
     for name in ODD:
         put(f"root/{name}.mp4")
         Path(f"root/broken {name}.mp4").write_bytes(b"no video")
-    load = DynamicInferenceModule.load_from_checkpoint
-
-    def with_one_class(path):
-        module = load(path)
-        module.class_names = [" ".join(CLASSES)] * 5
-        return module
-
-    monkeypatch.setattr(DynamicInferenceModule, "load_from_checkpoint", with_one_class)
+    file = changed(checkpoint, class_names=[" ".join(CLASSES)] * 5)
     with pytest.raises(SystemExit):
-        main(["classify", str(checkpoint), "root"])
+        main(["classify", file, "root", "--precision", "float32"])
     out, err = capsys.readouterr()
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028\ud800-\udfff]", out + err)
     label = r"plain [red]ma:star:rkup[/red] \x1b[31mansi\x0aline bidi \u202egnp caf\xe9"
@@ -298,10 +299,37 @@ def test_the_words_of_arguments_are_escaped_too(capsys):
 
 @pytest.mark.parametrize("calibrated", [True, False])
 @pytest.mark.parametrize("output", [[], ["--json"]])
-def test_a_net_that_was_not_calibrated_says_so(put, checkpoint, monkeypatch, capsys, calibrated, output):
-    monkeypatch.setattr(DynamicInferenceModule, "calibrated", calibrated, raising=False)
+def test_a_net_that_was_not_calibrated_says_so(put, checkpoint, capsys, calibrated, output):
+    file = changed(checkpoint, calibrated=calibrated)
     with pytest.raises(SystemExit):
-        main(["classify", str(checkpoint), put("v.mp4"), *output])
+        main(["classify", file, put("v.mp4"), "--precision", "float32", *output])
     out, err = capsys.readouterr()
     assert err == ("" if calibrated else "dynvid: not calibrated: every video gets full inference\n")
     assert "calibrated" not in out
+
+
+def test_a_precision_that_is_not_float32_is_said_in_one_line(put, checkpoint, capsys):
+    for precision, said in (("bfloat16", 1), ("float32", 0)):
+        with pytest.raises(SystemExit):
+            main(["classify", str(checkpoint), put("v.mp4"), "--json", "--precision", precision])
+        out, err = capsys.readouterr()
+        assert err.count("bfloat16") == said == len(err.splitlines())
+        assert json.loads(out)["milliseconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch-size", "0"], "argument --batch-size/--batch_size: '0': a whole number, 1 or more"),
+        (["--workers", "-1"], "argument --workers: '-1': a whole number, 1 or more"),
+        (["--precision", "half"], "argument --precision: invalid choice: 'half' (choose from "),
+        (["--batchsize", "2"], "--batchsize: no such key; did you mean --batch-size?"),
+    ],
+)
+def test_wrong_options_are_said_in_one_line(checkpoint, capsys, words, message):
+    with pytest.raises(SystemExit) as caught:
+        main(["classify", str(checkpoint), "v.mp4", *words])
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) == 1

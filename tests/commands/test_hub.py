@@ -27,6 +27,7 @@ def fit(folder):
     return subprocess.run([program, *FIT], cwd=folder, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_without_a_network_the_error_comes_at_once(tmp_path):
     start = time.monotonic()
     run = fit(tmp_path)
@@ -37,6 +38,7 @@ def test_without_a_network_the_error_comes_at_once(tmp_path):
     assert "--model.net.pretrained FILE" in line
 
 
+@pytest.mark.slow
 def test_without_a_network_cached_weights_are_used(tmp_path):
     model = timm.create_model("test_resnet")
     commit = "0" * 40

@@ -81,6 +81,14 @@ def test_a_key_that_is_like_no_other_lists_them(capsys):
         (["check", "--config", "top.yaml"], "top.yaml: no `data` section with a class_path"),
         (["check", *FIT[1:], "--config", "word.yaml"], "config word.yaml: `data` is no section"),
         (["classify", "a.ckpt", "b.mp4", "--jsn"], "--jsn: no such key; did you mean --json?"),
+        (["classify", "a.ckpt", "b.mp4", "--jsn=1"], "--jsn: no such key; did you mean --json?"),
+        (["classify", "a.ckpt", "b.mp4", "--js"], "--js: no such key"),  # nothing is completed in silence
+        (["classify", "a.ckpt"], "the following arguments are required: paths"),
+        (["report", "run", "--outptu", "x"], "--outptu: no such key; did you mean --output?"),
+        (["report", "run", "-q"], "-q: no such key; there are --help, --output"),
+        (["report", "run", "another"], "unrecognized arguments: another"),
+        (["report", "run", "--output"], "argument --output: expected one argument"),
+        (["report", "run", "--outptu\x1b[2J"], r"--outptu\x1b[2J: no such key; did you mean --output?"),
     ],
 )
 def test_a_misspelt_key_of_other_commands(capsys, arguments, said):

@@ -208,6 +208,7 @@ def wait_until(true: Callable[[], bool], seconds: float = 180) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc which processes run")
 def test_no_signal_leaves_a_process_or_a_lock_behind(tmp_path: Path) -> None:
     """Real commands, each with a process in the middle of a file. SIGTERM ends Python as SIGKILL does."""
@@ -261,6 +262,7 @@ def test_no_signal_leaves_a_process_or_a_lock_behind(tmp_path: Path) -> None:
             run.kill()
 
 
+@pytest.mark.slow
 def test_a_pool_that_cannot_start_blames_no_file(videos: list[str], tmp_path: Path) -> None:
     """As where the main module calls the check without a guard."""
     script = tmp_path / "unguarded.py"

@@ -87,6 +87,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_fast_dev_run_of_every_data_set(installed: Path, tmp_path: Path, write_video: WriteVideo) -> None:
     for make in TREES:
         (tmp_path / make.__name__).mkdir()

@@ -70,8 +70,18 @@ def test_loaders(tree: Path) -> None:
     batches = list(data.train_dataloader())
     assert len(batches) == 3  # 7 videos, the odd one left out
     assert all(batch["video"].shape == (2, 2, 3, 32, 32) for batch in batches)
-    for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
+    for loader in (data.val_dataloader(), data.test_dataloader()):
         assert [batch["index"].tolist() for batch in loader] == [[0, 1]]
+    (batch,) = data.predict_dataloader()  # unread
+    assert batch["path"] == [video.path for video in data.videos("test")]
+    assert batch["index"].tolist() == [0, 1]
+
+
+def test_the_loaders_sample_as_they_are_told(tree: Path) -> None:
+    data = VideoFolderDataModule(tree, sampling="cheap", **SMALL)
+    for loader in (data.val_dataloader(), data.test_dataloader()):
+        assert loader.dataset.sampling == "cheap"  # type: ignore[attr-defined]
+    assert VideoFolderDataModule(tree, **SMALL).val_dataloader().dataset.sampling == "center"  # type: ignore[attr-defined]
 
 
 def test_the_only_batch_is_kept_though_incomplete(tree: Path) -> None:
@@ -387,7 +397,7 @@ def test_missing_and_excluded_videos_do_not_move_the_carved_split(tree: Path, tm
 def test_views(tree: Path, clips: int, crops: Literal[1, 3]) -> None:
     data = VideoFolderDataModule(tree, test_clips=clips, test_crops=crops, **SMALL)
     assert next(iter(data.test_dataloader()))["video"].shape == (2, clips * crops, 2, 3, 32, 32)
-    for loader in (data.val_dataloader(), data.predict_dataloader(), data.train_dataloader()):
+    for loader in (data.val_dataloader(), data.train_dataloader()):
         assert next(iter(loader))["video"].shape == (2, 2, 3, 32, 32)
 
 
@@ -416,6 +426,7 @@ ARGUMENTS = {
     "seed": 9,
     "test_clips": 6,
     "test_crops": 3,
+    "sampling": "cheap",
 }
 NAN = float("nan")
 
@@ -433,6 +444,7 @@ NAN = float("nan")
         ("val_fraction", (3, 0, 1, -0.1, NAN), "between 0 and 1", (0.01, 0.99)),
         ("test_clips", (0, NAN), "1 or more", (1, 10)),
         ("test_crops", (2, 0, NAN), "1 or 3", (1, 3)),
+        ("sampling", ("centre", ""), "center or cheap", ("center", "cheap")),
     ],
 )
 def test_an_argument_out_of_range_is_refused_at_once(

@@ -47,6 +47,20 @@ def test_evaluation_takes_the_centre_frames(clips: list[Video]) -> None:
     assert (item["label"], item["index"], item["path"]) == (0, 2, clips[2].path)
 
 
+@pytest.mark.parametrize("num_clips", [1, 2])
+def test_cheap_frames_are_key_frames_where_segments_have_one(
+    tmp_path: Path, write_video: WriteVideo, num_clips: int
+) -> None:
+    path = write_video(tmp_path / "a.mp4", options={"g": "10", "bf": "2", "sc_threshold": "0"})
+    dataset = VideoDataset([Video(str(path), 0)], 4 // num_clips, unchanged, clips=num_clips, sampling="cheap")
+    item, reference = dataset[0], decode_all(path)
+    assert isinstance(item, dict)
+    expected = [0, 10, 20, 30] if num_clips == 1 else [0, 20, 10, 30]
+    assert np.array_equal(item["video"].reshape(4, 3, 48, 64).permute(0, 2, 3, 1), [reference[i] for i in expected])
+    with pytest.raises(ValueError, match="sampling='middle': there is 'center' and 'cheap'"):
+        VideoDataset([], 2, unchanged, sampling="middle")
+
+
 def test_short_side_applies_while_decoding(clips: list[Video]) -> None:
     item = VideoDataset(clips, num_frames=2, transform=unchanged, short_side=24)[0]
     assert isinstance(item, dict)

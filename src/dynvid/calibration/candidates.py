@@ -121,20 +121,22 @@ def whole_curve(scores: Tensor, correct: Tensor, gmacs: Sequence[float]) -> Tens
     return torch.cat([best, raised])
 
 
-def thresholds_for_budget(scores: Tensor, correct: Tensor, gmacs: Sequence[float], budget: float) -> Tensor:
-    """The candidate (K,) that loses least within `budget` GMACs per video.
+def thresholds_for_budget(
+    scores: Tensor, correct: Tensor, gmacs: Sequence[float], budget: float, unit: str = "GMACs"
+) -> Tensor:
+    """The candidate (K,) that loses least within a budget per video, in GMACs or whatever unit the costs are in.
 
     Among equals it is the dearest one: on a small calibration split many candidates lose nothing, and the one that
     spends the budget is the one to trust with new videos. So a budget of full inference saves nothing; and videos that
     are harder than those of the calibration split cost more.
 
-    Args: See `operate`.
+    Args: See `operate`; `unit` is for errors.
 
     Raises:
         ValueError: Even leaving everything at the first exit costs more, or scores are NaN.
     """
     if gmacs[0] > budget:
-        raise InputError(f"a budget of {budget:g} GMACs is below the first exit, which costs {gmacs[0]:g}")
+        raise InputError(f"a budget of {budget:g} {unit} is below the first exit, which costs {gmacs[0]:g}")
     thresholds, cost, lost = _outcomes(scores, correct, gmacs)
     affordable = [m for m in range(len(cost)) if cost[m] <= budget * (1 + 1e-6)]  # 1e-6: rounding of the means
     return thresholds[min(affordable, key=lambda m: (float(lost[m]), -float(cost[m])))]

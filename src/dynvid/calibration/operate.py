@@ -60,4 +60,6 @@ def operate(scores: Tensor, correct: Tensor, gmacs: Sequence[float], thresholds:
         hits[m] += np.count_nonzero(inside)
     share = torch.from_numpy(taken).to(scores.device).float() / videos
     accuracy = torch.from_numpy(hits).to(scores.device).float() / videos
-    return Operation(accuracy, share @ torch.tensor(gmacs, device=share.device).to(share), share)
+    # In float64, since a product of one row is not rounded as one of many rows on every processor.
+    mean = share.double() @ torch.tensor(gmacs, dtype=torch.float64, device=share.device)
+    return Operation(accuracy, mean.to(share), share)

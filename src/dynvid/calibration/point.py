@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 from dynvid.calibration.intervals import Interval
 from dynvid.errors import InputError
 
-Rule = Literal["max_drop", "max_disagreement", "budget", "thresholds"]
+Rule = Literal["max_drop", "max_disagreement", "budget", "budget_ms", "thresholds"]
 ChosenBy = Literal["nothing", "others", "these"]
 
 
@@ -33,7 +33,7 @@ class OperatingPoint:
 
     Attributes:
         rule: What was asked for; `thresholds` are given by hand.
-        target: The permitted share of videos lost, or GMACs per video; None for thresholds by hand.
+        target: The permitted share of videos lost, or GMACs or milliseconds per video; None for thresholds by hand.
         confidence: That of the promise; None for no promise.
         split: Where the videos are from, such as `val`.
         videos: How many.
@@ -42,9 +42,12 @@ class OperatingPoint:
         full_inference: Whether no exit before the last is in use.
         lost: Share of them that is lost: full inference is right, or says something else where there are no labels.
         gmacs: Mean GMACs per video of them.
-        listing: A name for the list of these videos.
-        interval: That of the mean over new videos, with 95 % confidence, by recording.
+        interval: Of the mean over new videos, with 95 % confidence, by recording: of the milliseconds where costs were
+            counted in them, else of the GMACs.
         offers: What they can promise at other risks.
+        listing: A name for the list of these videos.
+        milliseconds: Mean milliseconds per video of them, where costs were counted in them.
+        profile: The profile that these are of, in words.
 
     Example:
         >>> print(OperatingPoint("max_drop", 0.01, 0.95, "val", 400, 400, lost=0.0025, gmacs=0.03))
@@ -64,6 +67,8 @@ class OperatingPoint:
     interval: Interval | None = None
     offers: tuple[Offer, ...] = ()
     listing: str = ""
+    milliseconds: float | None = None
+    profile: str = ""
 
     @property
     def promised(self) -> bool:
@@ -76,9 +81,12 @@ class OperatingPoint:
             return "no promise: thresholds were given by hand"
         of = f"{_counted(self.videos, self.recordings)} of {self.split}"
         lost = "lost" if self.rule != "max_disagreement" else "given another label than full inference gives"
-        if self.rule == "budget":
+        if self.rule in ("budget", "budget_ms"):
             between = "" if self.interval is None else " ({:.4g} to {:.4g} on new videos)".format(*self.interval)
-            return f"no promise on accuracy: {self.gmacs:.4g} GMACs per video{between}, on {of}"
+            spent, where = f"{self.gmacs:.4g} GMACs", ""
+            if self.rule == "budget_ms":
+                spent, where = f"{self.milliseconds:.4g} ms", f", by the profile of {self.profile}"
+            return f"no promise on accuracy: {spent} per video{between}, on {of}{where}"
         target = f"{100 * (self.target or 0):g} %"
         if self.confidence is None:
             return f"no promise: {100 * (self.lost or 0):.1f} % of {of} are {lost}, {target} are permitted"
@@ -129,7 +137,8 @@ class OperatingPoint:
         Raises:
             ValueError: A part is missing, unknown or of another type.
         """
-        if not isinstance(plain, Mapping) or plain.keys() != {field.name for field in fields(cls)}:
+        names = {field.name for field in fields(cls)}
+        if not isinstance(plain, Mapping) or not names - _ADDED <= plain.keys() <= names:
             raise InputError("operating_point has other parts than it should")
         wrong = [name for name, value in plain.items() if not _FITS[name](value)]
         if wrong:
@@ -137,6 +146,8 @@ class OperatingPoint:
         measured = plain["rule"] == "thresholds" or None not in (plain["target"], plain["gmacs"], plain["lost"])
         if not measured:
             raise InputError(f"operating_point: {plain['rule']} without target, gmacs or lost")
+        if plain["rule"] == "budget_ms" and plain.get("milliseconds") is None:
+            raise InputError("operating_point: budget_ms without milliseconds")
         interval = plain["interval"]
         return cls(
             **dict(plain)
@@ -185,6 +196,7 @@ def _offer(value: object) -> bool:
     return _number(risk) and (saved is None or signed) and _count(needed)
 
 
+_ADDED = {"milliseconds", "profile"}  # older files lack them
 _FITS: dict[str, Callable[[Any], bool]] = {
     "rule": lambda x: x in get_args(Rule),
     "target": _number_or_none,
@@ -198,5 +210,7 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "gmacs": _number_or_none,
     "interval": lambda x: x is None or (isinstance(x, list | tuple) and len(x) == 2 and all(map(_number, x))),
     "listing": lambda x: isinstance(x, str) and len(x) <= 100,
+    "milliseconds": _number_or_none,
+    "profile": lambda x: isinstance(x, str) and len(x) <= 1000,
     "offers": lambda x: isinstance(x, list | tuple) and len(x) <= 100 and all(map(_offer, x)),
 }

@@ -16,15 +16,18 @@ from dynvid.calibration.point import ChosenBy, Offer, OperatingPoint, Rule
 from dynvid.calibration.promise import smallest_risk, thresholds_for_risk, videos_needed
 from dynvid.errors import InputError
 from dynvid.policy import choose_exits
+from dynvid.profile import Profile
 
 OFFERED = (0.01, 0.02, 0.05, 0.10)  # risks that are looked at where a split cannot promise what was asked for
-LARGEST_BUDGET = 1e15  # GMACs; more is no number of anything
+LARGEST_BUDGET = 1e15  # GMACs or milliseconds; more is no number of anything
 CALIBRATING = 2 / 3  # share of the recordings that calibrate; the others choose the checkpoint
+_RULES: tuple[Rule, ...] = ("max_drop", "max_disagreement", "budget", "budget_ms")
+_UNITS: dict[Rule, str] = {"budget": "GMACs", "budget_ms": "milliseconds"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """What thresholds shall do: one of the first three.
+    """What thresholds shall do: one of the four besides `confidence`.
 
     Args:
         max_drop: Share of the videos that may be lost: full inference is right, and the exit taken is wrong. 0.01 is
@@ -34,9 +37,10 @@ class Target:
         confidence: With what probability, over the draw of the calibration videos, the first two hold for new videos.
             None takes the largest saving that keeps to them on the calibration videos themselves, which promises
             nothing: it is wrong for about half of all new data.
+        budget_ms: Mean milliseconds per video to spend, as a `Profile` counts them; promises nothing.
 
     Raises:
-        ValueError: Not one of the three, or a number is out of its range.
+        ValueError: Not one of the four, or a number is out of its range.
 
     Example:
         >>> Target(max_drop=0.02).rule
@@ -47,19 +51,20 @@ class Target:
     max_disagreement: float | None = None
     budget: float | None = None
     confidence: float | None = 0.95
+    budget_ms: float | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         given = self._given()
         if len(given) != 1:
             asked = " beside ".join(f"{name}={value:g}" for name, value in given.items()) or "none"
-            raise InputError(f"calibration: {asked}: give one of max_drop, max_disagreement and budget")
+            raise InputError(f"calibration: {asked}: give one of {', '.join(_RULES[:-1])} and {_RULES[-1]}")
         if self.confidence is not None and not 0 < self.confidence < 1:
             raise InputError(f"confidence={self.confidence}: above 0 and below 1, or null for no promise")
         rule, value = self.rule, self.value
-        if rule == "budget":
+        if rule in _UNITS:
             if not 0 < value < LARGEST_BUDGET:  # so written, it refuses NaN too
-                raise InputError(f"budget={value}: GMACs above 0, and below {LARGEST_BUDGET:g}")
+                raise InputError(f"{rule}={value}: {_UNITS[rule]} above 0, and below {LARGEST_BUDGET:g}")
         elif not 0 <= value <= 1:
             raise InputError(f"{rule}={value}: a share in [0, 1], 0.01 is one in a hundred")
         elif self.confidence is not None and not 0 < value < 1:
@@ -70,7 +75,7 @@ class Target:
 
     @property
     def rule(self) -> Rule:
-        """Which of the three it is."""
+        """Which of the four it is."""
         return next(iter(self._given()))
 
     @property
@@ -85,15 +90,10 @@ class Target:
     @property
     def promises(self) -> bool:
         """Whether new videos are promised anything."""
-        return self.budget is None and self.confidence is not None
+        return self.rule not in _UNITS and self.confidence is not None
 
     def _given(self) -> dict[Rule, float]:
-        asked: dict[Rule, float | None] = {
-            "max_drop": self.max_drop,
-            "max_disagreement": self.max_disagreement,
-            "budget": self.budget,
-        }
-        return {rule: value for rule, value in asked.items() if value is not None}
+        return {rule: value for rule in _RULES if (value := getattr(self, rule)) is not None}
 
 
 def kept_apart(recordings: Sequence[str]) -> Tensor:
@@ -139,6 +139,7 @@ def find_point(
     split: str = "val",
     chosen_by: ChosenBy = "nothing",
     full_gmacs: float | None = None,
+    profile: Profile | None = None,
 ) -> tuple[Tensor, OperatingPoint]:
     """Thresholds (K,) that do what is asked for, and what is known of them.
 
@@ -151,9 +152,12 @@ def find_point(
         split: What these videos are called.
         chosen_by: See `OperatingPoint`.
         full_gmacs: GMACs of full inference, `gmacs[-1]` by default; `offers` are counted against it.
+        profile: Where it is given, what is cheapest is counted in its milliseconds instead of `gmacs`; `budget_ms`
+            takes one.
 
     Raises:
-        ValueError: The budget does not reach the first exit, or the scores are not finite.
+        ValueError: The budget does not reach the first exit, the scores are not finite, `budget_ms` has no profile or
+            `budget` has one, or it is of other exits.
 
     Example:
         >>> scores = torch.tensor([[0.9], [0.8]]).repeat(1, 300)
@@ -164,21 +168,22 @@ def find_point(
     """
     risk, confidence = target.value, target.confidence
     chose = target.promises and chosen_by == "these"
+    costs = _costs(gmacs, target, profile)
     if len(gmacs) == 1:
         thresholds = torch.tensor([-torch.inf])
-    elif target.rule == "budget":
-        thresholds = thresholds_for_budget(scores, ~lost, gmacs, target.value)
+    elif target.rule in _UNITS:
+        thresholds = thresholds_for_budget(scores, ~lost, costs, target.value, _UNITS[target.rule])
     elif confidence is None:
-        thresholds = thresholds_for_drop(scores, ~lost, gmacs, risk)
+        thresholds = thresholds_for_drop(scores, ~lost, costs, risk)
     elif chose:
         thresholds = torch.tensor([torch.inf] * (len(gmacs) - 1) + [-torch.inf])
     else:
-        thresholds = thresholds_for_risk(scores, lost, gmacs, risk, confidence, _groups(recordings))
+        thresholds = thresholds_for_risk(scores, lost, costs, risk, confidence, _groups(recordings))
     sure = confidence if target.promises else None
     point = OperatingPoint(target.rule, target.value, sure, split, chosen_by=chosen_by)
-    point = measured(point, thresholds, scores, lost, gmacs, recordings)
+    point = measured(point, thresholds, scores, lost, gmacs, recordings, profile)
     if target.promises and point.full_inference and len(gmacs) > 1:
-        point = replace(point, offers=_offers(scores, lost, gmacs, recordings, target, chose, full_gmacs))
+        point = replace(point, offers=_offers(scores, lost, gmacs, costs, recordings, target, chose, full_gmacs))
     return thresholds, point
 
 
@@ -189,10 +194,12 @@ def measured(
     lost: Tensor,
     gmacs: Sequence[float],
     recordings: Sequence[str],
+    profile: Profile | None = None,
 ) -> OperatingPoint:
     """The operating point with what its thresholds cost and lose on these videos; arguments as for `find_point`."""
     taken = choose_exits(scores, thresholds)
     cost = torch.tensor(gmacs, dtype=torch.float64)[taken]
+    time = None if profile is None else torch.tensor(profile.milliseconds, dtype=torch.float64)[taken]
     return replace(
         point,
         videos=scores.shape[1],
@@ -200,14 +207,30 @@ def measured(
         full_inference=bool(thresholds[:-1].isposinf().all()),
         lost=float(lost.gather(0, taken[None]).double().mean()),
         gmacs=float(cost.mean()),
-        interval=mean_interval(cost, _groups(recordings)),
+        interval=mean_interval(cost if time is None else time, _groups(recordings)),
+        milliseconds=None if time is None else float(time.mean()),
+        profile="" if profile is None else str(profile),
     )
+
+
+def _costs(gmacs: Sequence[float], target: Target, profile: Profile | None) -> Sequence[float]:
+    """What the search counts: the milliseconds of a profile, or GMACs."""
+    if target.rule == "budget_ms" and profile is None:
+        raise InputError("budget_ms takes a profile: `dynvid profile CHECKPOINT VIDEOS` measures one")
+    if target.rule == "budget" and profile is not None:
+        raise InputError("budget is in GMACs and takes no profile: use budget_ms")
+    if profile is None:
+        return gmacs
+    if len(profile.milliseconds) != len(gmacs):
+        raise InputError(f"the profile has {len(profile.milliseconds)} exits, the net {len(gmacs)}")
+    return profile.milliseconds
 
 
 def _offers(
     scores: Tensor,
     lost: Tensor,
     gmacs: Sequence[float],
+    costs: Sequence[float],
     recordings: Sequence[str],
     target: Target,
     chose: bool,
@@ -221,7 +244,7 @@ def _offers(
     for risk in risks:
         saved = None
         if least <= risk:
-            thresholds = thresholds_for_risk(scores, lost, gmacs, risk, confidence, _groups(recordings))
+            thresholds = thresholds_for_risk(scores, lost, costs, risk, confidence, _groups(recordings))
             cost = float(operate(scores, ~lost, gmacs, thresholds[None]).gmacs)
             saved = 1 - cost / (full_gmacs or gmacs[-1])
         offers.append(Offer(risk, saved, math.ceil(videos_needed(risk, confidence) / share)))

@@ -45,7 +45,7 @@ class Calibration(pl.Callback):
 
     Example:
         >>> Calibration(budget=20.0).target
-        Target(max_drop=None, max_disagreement=None, budget=20.0, confidence=0.95)
+        Target(max_drop=None, max_disagreement=None, budget=20.0, confidence=0.95, budget_ms=None)
     """
 
     def __init__(

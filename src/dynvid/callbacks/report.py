@@ -190,6 +190,7 @@ def _about(trainer: pl.Trainer, module: DynamicInferenceModule) -> dict[str, Any
         "versions": {"dynvid": __version__} | {name: version(name) for name in ("torch", "pytorch-lightning", "timm")},
         "net": type(module.net).__name__,
         "frame_order": list(module.net.order),
+        "sampling": module.sampling,
         "curve_thresholds": [[*map(strict_json.named, row)] for row in module.curve_thresholds.tolist()],
         "listing": module.listed,
     }

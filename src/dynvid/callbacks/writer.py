@@ -49,7 +49,7 @@ class PredictionWriter(pl.Callback):
         assert isinstance(pl_module, DynamicInferenceModule)
         assert self._file is not None
         names, net = pl_module.class_names, pl_module.net
-        for row, path in enumerate(batch["path"]):
+        for row, path in enumerate(outputs["path"]):
             label, k = int(outputs["label"][row]), int(outputs["exit"][row])
             values = [names[label] if names else label, f"{float(outputs['probability'][row]):.4f}"]
             csv.writer(self._file).writerow([path, *values, *net.route[k], f"{net.gmacs[k]:.6g}"])

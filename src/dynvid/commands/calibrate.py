@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from dynvid.errors import InputError
 from dynvid.module import DynamicInferenceModule
 from dynvid.outputs import Outputs
 from dynvid.policy import Score, ThresholdPolicy
+from dynvid.profile import Profile, choose_profile
 from dynvid.saving import WholeFiles
 from dynvid.text import printable
 
@@ -45,6 +46,7 @@ def run(arguments: list[str]) -> int:
     checkpoint = read_checkpoint(options.checkpoint)
     module = DynamicInferenceModule.load_from_checkpoint(options.checkpoint)
     target = _target(options)
+    profile = _profile(options, module)
     if options.thresholds:
         _by_hand(options.thresholds, len(module.net.route))
     output = Path(options.output or _beside(options, target))
@@ -58,12 +60,12 @@ def run(arguments: list[str]) -> int:
     if isinstance(source, Source):
         outputs, left_out = record(module, source)
         unreadable = source.unreadable + left_out
-        thresholds, curve, policy, point = _calibrated(options, module, target, outputs)
+        thresholds, curve, policy, point = _calibrated(options, module, target, profile, outputs)
         policy.thresholds.copy_(thresholds)
         outputs.under(policy, point).save(table)
         print(f"outputs: {printable(table)} (calibrates again in seconds with --outputs)")
     else:
-        thresholds, curve, policy, point = _calibrated(options, module, target, source)
+        thresholds, curve, policy, point = _calibrated(options, module, target, profile, source)
     checkpoint["state_dict"] |= {"policy.thresholds": thresholds, "curve_thresholds": curve}
     checkpoint["dynvid"] |= {
         "score": policy.score_name,
@@ -72,7 +74,7 @@ def run(arguments: list[str]) -> int:
         "operating_point": point.plain(),
     }
     WholeFiles().save_checkpoint(checkpoint, output)
-    _say(module, thresholds, policy, point)
+    _say(module, thresholds, policy, point, profile)
     print(f"checkpoint: {printable(output)}")
     return int(unreadable > 0)
 
@@ -97,6 +99,20 @@ def _parser() -> Parser:
         help="Share that may be given another label than full inference gives.",
     )
     parser.add_argument("--budget", type=float | None, help="Mean GMACs per video; promises nothing.")
+    parser.add_argument(
+        "--budget-ms",
+        "--budget_ms",
+        type=float | None,
+        help="Mean milliseconds per video, as `dynvid profile` stored them; promises nothing.",
+    )
+    parser.add_argument(
+        "--cost",
+        type=Literal["gmacs", "ms"] | None,
+        help="What the first two save; ms goes by a stored profile (default: gmacs).",
+    )
+    parser.add_argument(
+        "--profile", type=int | None, help="Number of the stored profile that milliseconds go by, from 1."
+    )
     parser.add_argument(
         "--group",
         type=str | None,
@@ -125,7 +141,8 @@ def _target(options: Any) -> Target | None:
     Raises:
         InputError: Nothing was, or several things at once.
     """
-    asked = {name: options[name] for name in ("max_drop", "max_disagreement", "budget") if options[name] is not None}
+    names = ("max_drop", "max_disagreement", "budget", "budget_ms")
+    asked = {name: options[name] for name in names if options[name] is not None}
     sources = [name for name in ("config", "outputs", "videos") if options[name]]
     if options.thresholds and asked:
         raise InputError(f"--thresholds beside --{next(iter(asked)).replace('_', '-')}: give one of them")
@@ -134,7 +151,9 @@ def _target(options: Any) -> Target | None:
     if options.thresholds:
         return None
     if len(asked) != 1:
-        raise InputError("calibrate needs one of --max-drop, --max-disagreement, --budget and --thresholds")
+        raise InputError(
+            "calibrate needs one of --max-drop, --max-disagreement, --budget, --budget-ms and --thresholds"
+        )
     if not sources:
         raise InputError("calibrate needs videos: --config with the data that fit validated on, --videos, or --outputs")
     if options.batch_size < 1 or options.num_workers < 0:
@@ -146,11 +165,28 @@ def _target(options: Any) -> Target | None:
     return Target(**asked, confidence=options.confidence)
 
 
+def _profile(options: Any, module: DynamicInferenceModule) -> Profile | None:
+    """The profile that costs are counted by; None where they are GMACs.
+
+    Raises:
+        InputError: There is none, or several would do; or options that do not go together.
+    """
+    in_ms = options.budget_ms is not None or options.cost == "ms"
+    if options.cost == "gmacs" and options.budget_ms is not None:
+        raise InputError("--cost gmacs beside --budget-ms: give one of them")
+    if options.cost == "ms" and (options.budget is not None or options.thresholds):
+        raise InputError(f"--cost ms beside --{'thresholds' if options.thresholds else 'budget'}: give one of them")
+    if options.profile is not None and not in_ms:
+        raise InputError("--profile is for --budget-ms and --cost ms")
+    return choose_profile(module.profiles, options.profile) if in_ms else None
+
+
 def _beside(options: Any, target: Target | None) -> Path:
     """The name of the new checkpoint: that of the old one, with what was asked for."""
     asked = ["thresholds"] if target is None else [f"{target.rule}-{target.value:g}"]
-    if target is not None and target.budget is None and target.confidence != 0.95:
+    if target is not None and target.rule in ("max_drop", "max_disagreement") and target.confidence != 0.95:
         asked.append("no-promise" if target.confidence is None else f"{target.confidence:g}")
+    asked += ["ms"] if options.cost == "ms" and options.budget_ms is None else []
     asked += [options.score] if options.score else []
     asked += ["temperature"] if options.temperature else []
     old = Path(options.checkpoint)
@@ -158,7 +194,11 @@ def _beside(options: Any, target: Target | None) -> Path:
 
 
 def _calibrated(
-    options: Any, module: DynamicInferenceModule, target: Target | None, outputs: Outputs | None
+    options: Any,
+    module: DynamicInferenceModule,
+    target: Target | None,
+    profile: Profile | None,
+    outputs: Outputs | None,
 ) -> tuple[Tensor, Tensor, ThresholdPolicy, OperatingPoint]:
     """Thresholds (K,), those of the curve (M, K), the policy without them, and what is known of them.
 
@@ -193,7 +233,7 @@ def _calibrated(
     outputs = outputs.under(policy, None)
     print(f"calibration: {counted(outputs.recordings)} of {printable(outputs.split)}")
     lost = outputs.lost(with_labels=outputs.labelled and options.max_disagreement is None)
-    curve = whole_curve(outputs.scores, ~lost, outputs.gmacs)
+    curve = whole_curve(outputs.scores, ~lost, outputs.gmacs if profile is None else profile.milliseconds)
     if target is None:
         thresholds = _by_hand(options.thresholds, exits)
         point = OperatingPoint("thresholds", split=outputs.split, chosen_by=chosen_by)
@@ -208,6 +248,7 @@ def _calibrated(
             outputs.split,
             chosen_by,
             outputs.full_gmacs,
+            profile,
         )
     return thresholds, curve, policy, replace(point, listing=listing_of(outputs.paths))
 
@@ -228,7 +269,13 @@ def _by_hand(given: list[str], exits: int) -> Tensor:
     return torch.tensor([*levels[: exits - 1], -torch.inf])
 
 
-def _say(module: DynamicInferenceModule, thresholds: Tensor, policy: ThresholdPolicy, point: OperatingPoint) -> None:
+def _say(
+    module: DynamicInferenceModule,
+    thresholds: Tensor,
+    policy: ThresholdPolicy,
+    point: OperatingPoint,
+    profile: Profile | None,
+) -> None:
     cells = zip(module.net.route, thresholds.tolist(), strict=True)
     shown = ", ".join(f"{n}x{d} {level:.4g}" for (n, d), level in cells if level > -math.inf)
     print(f"thresholds ({policy.score_name}): {shown}")
@@ -237,5 +284,8 @@ def _say(module: DynamicInferenceModule, thresholds: Tensor, policy: ThresholdPo
     print(printable(point))
     if point.gmacs is not None:
         print(f"saved there: {100 * (1 - point.gmacs / module.net.full_gmacs):z.1f} % of the GMACs of full inference")
+    if profile is not None and point.milliseconds is not None:
+        share = 100 * (1 - point.milliseconds / profile.full.median)
+        print(f"time there: {point.milliseconds:.4g} ms per video, {share:z.1f} % saved ({printable(profile)})")
     if offered := point.offered():
         print(offered)

@@ -2,49 +2,67 @@
 
 import sys
 from pathlib import Path
-from typing import Any
-
-import torch
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from dynvid import strict_json
-from dynvid.commands.parser import Parser
-from dynvid.commands.search import search
-from dynvid.data import open_video
-from dynvid.data.sampling import segment_indices
-from dynvid.data.transforms import decode_size, eval_transform
-from dynvid.errors import DynvidError
-from dynvid.module import DynamicInferenceModule
+from dynvid.commands.arguments import Arguments, add_speed
 from dynvid.text import printable
+
+if TYPE_CHECKING:
+    from dynvid.inference import Recognition, Recognizer
+    from dynvid.module import DynamicInferenceModule
 
 
 def run(arguments: list[str]) -> int:
     """Run the command; 0 if every video could be read, else 1."""
-    parser = Parser(prog="dynvid classify", description="Label videos; each is decoded and computed as far as needed.")
-    parser.add_argument("checkpoint", help="A checkpoint of `dynvid fit`.")
+    parser = Arguments("classify", "Label videos; each is decoded and computed as far as needed.")
+    parser.add_argument("checkpoint", help="A checkpoint of `dynvid fit` or `dynvid calibrate`.")
     parser.add_argument("paths", nargs="+", help="Video files, folders of JPEG frames, or folders of either.")
     parser.add_argument(
         "--json",
         action="store_true",
         help=r"Print one JSON object per video; bytes of a name that are no UTF-8 are \udc80 to \udcff in it.",
     )
+    parser.add_count("--batch-size", 8, "Videos that are computed together.")
+    parser.add_count("--workers", None, "Threads that decode; by default one per CPU, up to 8.")
+    add_speed(parser)
     options = parser.parse_args(arguments)
-    return classify(options.checkpoint, options.paths, options.json)
+    return classify(
+        options.checkpoint,
+        options.paths,
+        options.json,
+        options.batch_size,
+        options.workers,
+        options.precision,
+        options.optimize,
+        options.device,
+    )
 
 
-def classify(checkpoint: str, paths: list[str], json: bool = False) -> int:
+def classify(
+    checkpoint: str,
+    paths: list[str],
+    json: bool = False,
+    batch_size: int = 8,
+    workers: int | None = None,
+    precision: str = "auto",
+    optimize: str = "default",
+    device: str = "auto",
+) -> int:
     """Label videos with early exit: each is decoded and computed only as far as it needs.
 
     What cannot be read is named, and the others are labelled all the same. How much was passed over in folders, because
-    it is no video, is said in one line on standard error.
+    it is no video, is said in one line on standard error, and so is a precision that is not float32.
 
     Args:
-        checkpoint: A checkpoint of `dynvid fit`.
+        checkpoint: A checkpoint of `dynvid fit` or `dynvid calibrate`.
         paths: Video files, folders of JPEG frames, or folders that are searched for either.
         json: Print one JSON object per video instead of a table (see `dynvid.strict_json`).
+        batch_size: Videos that are computed together.
+        workers: Threads that decode; None takes one per CPU, up to 8.
+        precision: `auto`, `float32` or `bfloat16`, as `dynvid.inference.prepare` takes it.
+        optimize: `none`, `default` or `compile`, likewise.
+        device: `auto`, `cpu`, `cuda` or `cuda:1` and so on.
 
     Returns:
         0, or 1 if something could not be read.
@@ -53,68 +71,78 @@ def classify(checkpoint: str, paths: list[str], json: bool = False) -> int:
         FileNotFoundError: There is no such path.
         ValueError: The checkpoint cannot be read.
     """
-    module = DynamicInferenceModule.load_from_checkpoint(checkpoint)
-    module.to("cuda" if torch.cuda.is_available() else "cpu")
+    from dynvid.commands.search import search
+    from dynvid.data.dataset import Skipped
+    from dynvid.inference import Recognizer
+
     found, passed = search(paths)  # a path that is missing is said before any work
+    recognizer = Recognizer.load(checkpoint, device, precision, optimize)  # type: ignore[arg-type]  # they are checked
     if passed:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(passed.items()))
         print(printable(f"dynvid: passed over: {kinds}"), file=sys.stderr)
-    if not module.calibrated:
+    if not recognizer.calibrated:
         print("dynvid: not calibrated: every video gets full inference", file=sys.stderr)
-    rows = []
-    for path, error in found:
-        rows.append({"path": str(path), "error": error} if error else _classified(module, path))
-        if json:
-            print(strict_json.dumps(rows[-1]), flush=True)
-    if not json:
-        _print_table(rows)
+    if recognizer.recipe and recognizer.recipe.precision != "float32":
+        promised = recognizer.point is not None and recognizer.point.promised
+        what = "its promise was made in float32" if promised else "exact"
+        print(f"dynvid: {recognizer.recipe}; {what}: --precision float32", file=sys.stderr)
+    results = recognizer.many((each.path for each in found if not each.error), batch_size, workers)
+    rows: list[dict[str, Any]] = []
+    try:
+        for path, error in found:
+            result = Skipped(str(path), error) if error else next(results)
+            if isinstance(result, Skipped):
+                rows.append({"path": str(path), "error": result.reason})
+            else:
+                rows.append({"path": str(path), **_row(recognizer, result)})
+            if json:
+                print(strict_json.dumps(rows[-1]), flush=True)
+    finally:  # interrupted, too
+        if not json:
+            _print_table(rows)
     return int(any("error" in row for row in rows))
 
 
-def _classified(module: DynamicInferenceModule, path: Path) -> dict[str, Any]:
-    try:
-        return classify_video(module, path)
-    except (DynvidError, OSError) as error:
-        return {"path": str(path), "error": str(error)}
-    except Exception as error:  # whatever it is, one file must not stop the labelling of the others
-        reason = " ".join(str(error).split()) or "no reason given"
-        return {"path": str(path), "error": printable(f"{path}: {type(error).__name__}: {reason}")}
-
-
-def classify_video(module: DynamicInferenceModule, path: str | Path) -> dict[str, Any]:
+def classify_video(module: "DynamicInferenceModule | Recognizer", path: str | Path) -> dict[str, Any]:
     """Classify one video file or folder of frames; frames are decoded when an exit asks for them.
+
+    Args:
+        module: A `dynvid.inference.Recognizer`, or a module, whose net is taken as it is.
+        path: The file or folder.
 
     Returns:
         `path`, `label`, `probability`, the exit taken as `frames` (which is the number of frames read) and `depth`,
-        `gmacs` spent, and `saved`, the share of full inference's GMACs not spent.
+        `gmacs` spent, `saved`, the share of full inference's GMACs not spent, and `milliseconds`.
 
     Raises:
         VideoError: The file cannot be read.
     """
-    net = module.net
-    reader = open_video(path)
-    indices = segment_indices(len(reader), net.num_frames)
-    transform = eval_transform(net.input_size)
+    from dynvid.inference import Recognizer
 
-    def frames(_: Tensor, wanted: list[int]) -> Tensor:
-        clip: Tensor = transform(reader.read(indices[wanted].tolist(), decode_size(net.input_size)))
-        return clip[None]
+    if not isinstance(module, Recognizer):
+        sampling = module.sampling
+        module = Recognizer(module.net, module.policy, module.class_names)
+        module.preparation = module.preparation._replace(sampling=sampling)
+    return {"path": str(path), **_row(module, module(path))}
 
-    label, probability, position = (x.item() for x in net.predict(frames, module.policy, batch=1))
-    exit_taken = net.route[int(position)]
-    names = module.class_names
+
+def _row(recognizer: "Recognizer", result: "Recognition") -> dict[str, Any]:
     return {
-        "path": str(path),
-        "label": names[int(label)] if names else str(label),
-        "probability": probability,
-        "frames": exit_taken.frames,
-        "depth": exit_taken.depth,
-        "gmacs": net.gmacs[int(position)],
-        "saved": 1 - net.gmacs[int(position)] / net.full_gmacs,
+        "label": result.label,
+        "probability": result.probability,
+        "frames": result.exit.frames,
+        "depth": result.exit.depth,
+        "gmacs": result.gmacs,
+        "saved": 1 - result.gmacs / recognizer.full_gmacs,
+        "milliseconds": result.milliseconds,
     }
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None)
     table.add_column("video", overflow="fold")
     for heading in ("label", "probability", "exit", "GMACs", "saved", "frames read"):

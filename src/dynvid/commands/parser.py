@@ -13,9 +13,9 @@ import yaml
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # exported at run time
 from pytorch_lightning.cli import LightningArgumentParser
 
+from dynvid.commands.arguments import refusal
 from dynvid.errors import InputError
 from dynvid.packaged import config_files
-from dynvid.text import printable
 
 _YAML = (".yaml", ".yml")
 _UNKNOWN = re.compile(  # what jsonargparse says of a key that it does not know
@@ -51,7 +51,7 @@ class Parser(LightningArgumentParser):
         """Say what is wrong and leave with exit code 2."""
         if unknown := _UNKNOWN.search(message):
             message = self._no_such(_plain(".".join(filter(None, unknown.groups()))))
-        self.exit(2, f"dynvid: error: {printable(' '.join(message.split()))}\n")
+        self.exit(2, refusal(message))
 
     def _no_such(self, key: str) -> str:
         """Name a key in full, where it was given, and the one that was meant."""

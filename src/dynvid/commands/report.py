@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from dynvid.commands.parser import Parser
+from dynvid.commands.arguments import Arguments
 from dynvid.errors import InputError, MissingFileError
-from dynvid.outputs import Outputs
-from dynvid.report import render_report
 from dynvid.text import printable
 
 RECORDED = ("outputs_test.parquet", "outputs_val.parquet")  # the first that is there
@@ -13,11 +11,9 @@ RECORDED = ("outputs_test.parquet", "outputs_val.parquet")  # the first that is 
 
 def run(arguments: list[str]) -> int:
     """Run the command; 0 if the report is written."""
-    parser = Parser(
-        prog="dynvid report", description="Write report.html, report.md and report.json from recorded outputs."
-    )
+    parser = Arguments("report", "Write report.html, report.md and report.json from recorded outputs.")
     parser.add_argument("run", help="The folder of a run of `dynvid test` or `validate`, or outputs that it recorded.")
-    parser.add_argument("--output", type=str | None, help="Folder for the report (default: beside the outputs).")
+    parser.add_argument("--output", help="Folder for the report (default: beside the outputs).")
     options = parser.parse_args(arguments)
     report(options.run, options.output)
     return 0
@@ -34,6 +30,9 @@ def report(run: str | Path, output: str | Path | None = None) -> None:
         FileNotFoundError: There are no recorded outputs.
         ValueError: They cannot be read, or cannot be reported.
     """
+    from dynvid.outputs import Outputs
+    from dynvid.report import render_report
+
     path = find_outputs(Path(run))
     outputs = Outputs.read(path)
     try:

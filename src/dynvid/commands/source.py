@@ -51,6 +51,8 @@ def find_source(
         outputs = Outputs.read(path / "outputs_val.parquet" if path.is_dir() else path)
         if outputs.weights != fingerprint(module.state_dict()):
             raise InputError(f"{printable(path)}: recorded with other weights than {options.checkpoint} holds")
+        if outputs.run.get("sampling", "center") != module.sampling:
+            raise InputError(f"{printable(path)}: recorded with other frames than the checkpoint is evaluated on")
         if outputs.split == "test":
             raise InputError(f"{printable(path)}: thresholds are never chosen on test data; use validation's")
         if outputs.split == "val":
@@ -67,13 +69,22 @@ def find_source(
         size, name = module.net.input_size, printable(short(", ".join(options.videos)))
         videos = [Video(path, -1, group) for path, group in zip(paths, _groups(paths, options.group), strict=True)]
         dataset = VideoDataset(
-            videos, module.net.num_frames, eval_transform(size), short_side=decode_size(size), on_error="skip"
+            videos,
+            module.net.num_frames,
+            eval_transform(size),
+            short_side=decode_size(size),
+            on_error="skip",
+            sampling=module.sampling,
         )
         loader = DataLoader(dataset, options.batch_size, num_workers=options.num_workers, collate_fn=collate)
         return Source(loader, videos, f"videos: {name}", len(found) - len(paths))
     if options.config:
         data, net = parser.instantiate(options).data, module.net
-        for name, own, its in (("num_frames", net.num_frames, data.num_frames), ("size", net.input_size, data.size)):
+        for name, own, its in (
+            ("num_frames", net.num_frames, data.num_frames),
+            ("size", net.input_size, data.size),
+            ("sampling", module.sampling, data.sampling),
+        ):
             if own != its:
                 raise InputError(f"data.{name}={its}: the checkpoint's net takes {own}")
         data.prepare_data()
@@ -113,7 +124,12 @@ def record(module: DynamicInferenceModule, source: Source) -> tuple[Outputs, int
         split=source.split,
         class_names=module.class_names,
         weights=fingerprint(module.state_dict()),
-        run={"frame_order": list(module.net.order), "listing": listing(source.loader)},
+        run={
+            "frame_order": list(module.net.order),
+            "sampling": module.sampling,
+            "listing": listing(source.loader),
+        },
+        profiles=module.profiles,
     )
     return outputs, left_out
 

@@ -1,28 +1,34 @@
 """What all data modules share: from lists of videos to loaders."""
 
+import gc
 import math
 import os
 import random
 import warnings
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence, Set
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from dynvid.data.dataset import OnError, Split, Video, VideoDataset, collate
+from dynvid.data.dataset import OnError, Split, UnreadVideos, Video, VideoDataset, by_path, collate
 from dynvid.data.files import find_all, read_excluded, write_missing
 from dynvid.data.overview import doubts
+from dynvid.data.sampling import Sampling
 from dynvid.data.transforms import decode_size, eval_transform, mixup, three_crop_transform, train_transform
 from dynvid.errors import DynvidError, InputError, MissingFileError
 from dynvid.text import printable
+
+T = TypeVar("T")
+_PREDICTED_AT_ONCE = 32  # batches: the last steps of a pool, which are not full, are few among so many
+_STATE = {"trainer", "class_names", "missing", "excluded", "skipped"}  # what is no argument
 
 
 class VideoDataModule(pl.LightningDataModule, ABC):
@@ -53,6 +59,8 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         test_clips: Clips per video in the test of a static net, 10 in most published tables.
         test_crops: Crops per clip there, 1 or 3. With more than one view in all, test batches hold videos of
             `(B, V, T, C, H, W)`, V = crops x clips, whose probabilities are to be averaged.
+        sampling: Which frame of each segment is taken in evaluation: the one at its centre ("center"), or the one that
+            is cheapest to decode ("cheap").
 
     Attributes:
         missing: `{split: names}` of the listed videos that are not on disk.
@@ -76,6 +84,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         seed: int = 0,
         test_clips: int = 1,
         test_crops: Literal[1, 3] = 1,
+        sampling: Sampling = "center",
     ) -> None:
         super().__init__()
         for name, value, fits, meant in (
@@ -89,6 +98,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             ("val_fraction", val_fraction, 0 < val_fraction < 1, "between 0 and 1"),
             ("test_clips", test_clips, test_clips >= 1, "1 or more"),
             ("test_crops", test_crops, test_crops in (1, 3), "1 or 3"),
+            ("sampling", sampling, sampling in get_args(Sampling), "center or cheap"),
         ):
             if not fits:  # nor does nan
                 raise InputError(f"{name}={printable(value)}: {meant}")
@@ -107,10 +117,14 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         self.seed = seed
         self.test_clips = test_clips
         self.test_crops = test_crops
+        self.sampling = sampling
         self.missing: dict[Split, list[str]] = {}
         self.excluded: dict[Split, list[str]] = {}
         self.skipped: dict[str, str] = {}
-        self._ready: dict[Split, list[Video]] = {}  # what `setup` found, each for one loader
+        self._ready: dict[Split, list[Video]] = {}  # what `setup` found,
+        self._ready_for = ""  # and with which arguments: by hand, they may change before the loaders are made
+        self._had: dict[tuple[Hashable, ...], Any] | None = None  # in one look at lists and folders
+        self._together: tuple[Split, ...] = ()  # splits whose videos that look is for
         self._said: set[str] = set()
 
     @property
@@ -127,8 +141,12 @@ class VideoDataModule(pl.LightningDataModule, ABC):
 
     def find(self, paths: Collection[str]) -> dict[str, str]:
         """Where listed videos are: by default, files or folders of that name anywhere below `root`."""
-        found = find_all(self.root, paths)
-        several = [places for places in found.values() if len(set(map(os.path.realpath, places))) > 1]
+        # One walk finds those of all splits that are looked for.
+        everywhere = self._once(find_all, self.root, self._once(self._names).union(paths))
+        wanted = paths if isinstance(paths, Set) else set(paths)
+        found = {name: places for name, places in everywhere.items() if name in wanted}
+        doubled = [places for places in found.values() if len(places) > 1]
+        several = [places for places in doubled if len(set(map(os.path.realpath, places))) > 1]
         if several:
             first, second, *_ = map(printable, several[0])
             self._say(
@@ -136,6 +154,39 @@ class VideoDataModule(pl.LightningDataModule, ABC):
                 f"{second}; the first of each is taken"
             )
         return {name: places[0] for name, places in found.items()}
+
+    def _names(self) -> frozenset[str]:
+        """What is listed for the splits that are looked for together, as far as their lists can be read."""
+        names: set[str] = set()
+        for split in self._together:
+            with suppress(DynvidError):
+                names.update(video.path for video in self._once(self.listed, split))
+        return frozenset(names)
+
+    @contextmanager
+    def _one_look(self, *splits: Split) -> Iterator[None]:
+        """Within it, `_once` keeps what it had; the videos of all these splits are found in one walk."""
+        if self._had is not None:  # a part of another
+            yield
+            return
+        self._had, self._together = {}, splits
+        collecting = gc.isenabled()
+        gc.disable()  # looking for circles among ever more videos, where there are none, takes as long as listing them
+        try:
+            yield
+        finally:
+            self._had, self._together = None, ()
+            if collecting:
+                gc.enable()
+
+    def _once(self, ask: Callable[..., T], *arguments: Hashable) -> T:
+        """What a function of lists or folders gives: asked once in one look at the data."""
+        if self._had is None:
+            return ask(*arguments)
+        if (ask, *arguments) not in self._had:
+            self._had[ask, *arguments] = ask(*arguments)
+        found: T = self._had[ask, *arguments]
+        return found
 
     @property
     def _to_correct(self) -> str:
@@ -150,10 +201,11 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         """
         if not self.root.exists():
             raise MissingFileError(f"{printable(self.root)} does not exist: set `root` to where the videos are")
-        carved = split != "test" and not self.listed("val")
-        source: Split = "train" if carved else split
-        listed = self.listed(source)
-        path_of = self.find({video.path for video in listed})
+        with self._one_look(split):
+            carved = split != "test" and not self._once(self.listed, "val")
+            source: Split = "train" if carved else split
+            listed = self._once(self.listed, source)
+            path_of = self._once(self._found, source)
         missing = [video.path for video in listed if video.path not in path_of]
         if len(missing) > self.max_missing * len(listed):
             share = f"{len(missing) / len(listed):.1%}"
@@ -163,12 +215,17 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             )
         if carved:  # from the list, so that the split does not depend on what is missing
             listed = carve(listed, self.val_fraction, self.seed)[split == "val"]
-        found = [replace(video, path=path_of[video.path]) for video in listed if video.path in path_of]
+        found = [_at(path_of[video.path], video) for video in listed if video.path in path_of]
         excluded = read_excluded(self.exclude) if self.exclude else set()
-        kept = [video for video in found if os.path.abspath(video.path) not in excluded]
+        kept = [video for video in found if os.path.abspath(video.path) not in excluded] if excluded else found
         self.missing[split] = [video.path for video in listed if video.path not in path_of]
-        self.excluded[split] = sorted({video.path for video in found} - {video.path for video in kept})
+        self.excluded[split] = (
+            sorted({video.path for video in found} - {video.path for video in kept}) if excluded else []
+        )
         return kept
+
+    def _found(self, source: Split) -> dict[str, str]:
+        return self.find({video.path for video in self._once(self.listed, source)})
 
     @property
     def num_classes(self) -> int:
@@ -179,11 +236,12 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         """Say before training how many videos there are, split by split, and how many of the listed are left out."""
         self._ready = {}
         if stage == "fit":
-            found: dict[Split, list[Video]] = {"train": self.videos("train")}
-            others: tuple[Split, ...] = ("val", "test")
-            for split in others:
-                with suppress(DynvidError):  # said by its loader: training may do without
-                    found[split] = self.videos(split)
+            with self._one_look("train", "val", "test"):
+                found: dict[Split, list[Video]] = {"train": self.videos("train")}
+                others: tuple[Split, ...] = ("val", "test")
+                for split in others:
+                    with suppress(DynvidError):  # said by its loader: training may do without
+                        found[split] = self.videos(split)
             counted = []
             for split, videos in found.items():
                 left = len(self.missing[split]) + len(self.excluded[split])
@@ -193,8 +251,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             rank_zero_info(f"{', '.join(counted)} videos of {classes}")
             for line in doubts(found, self.num_classes):
                 rank_zero_info(f"warning: {line}")
-            if self.trainer:  # which asks for the loaders next; by hand, arguments may change before
-                self._ready = {split: videos for split, videos in found.items() if split != "test"}
+            self._ready, self._ready_for = found, self._arguments()
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled training videos; an incomplete last batch is left out unless it is the only one."""
@@ -209,8 +266,13 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         return self._loader("test", self.test_clips, self.test_crops)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """The test videos again, one view of each."""
-        return self._loader("test")
+        """The test videos by their paths, in batches `{"path": list of str, "index": int64 (B,)}`: nothing is read yet.
+
+        Prediction decodes each only as far as it needs, `batch_size` of them together, by `num_workers` threads.
+        """
+        return DataLoader(
+            UnreadVideos(self._videos_for("test")), batch_size=_PREDICTED_AT_ONCE * self.batch_size, collate_fn=by_path
+        )
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Take "skipped" off the batch and record it."""
@@ -232,10 +294,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
 
     def _loader(self, split: Split, clips: int = 1, crops: int = 1) -> DataLoader[Any]:
         train = split == "train"
-        videos = self._ready.pop(split, None) or self.videos(split)
-        self._report(split, len(videos))
-        if not videos:
-            raise InputError(f"{self.root}: no {split} videos; add some, or do without the {split} step")
+        videos = self._videos_for(split)
         evaluate = eval_transform if crops == 1 else three_crop_transform
         dataset = VideoDataset(
             videos,
@@ -245,6 +304,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             clips=clips,
             short_side=decode_size(self.size),
             on_error=self.on_error,
+            sampling=self.sampling,
         )
         return DataLoader(
             dataset,
@@ -256,6 +316,19 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
         )
+
+    def _videos_for(self, split: Split) -> list[Video]:
+        """The videos that a loader is for; what is left out is said."""
+        ready = self._ready if self._ready_for == self._arguments() else {}
+        videos = ready.get(split) or self.videos(split)
+        self._report(split, len(videos))
+        if not videos:
+            raise InputError(f"{self.root}: no {split} videos; add some, or do without the {split} step")
+        return videos
+
+    def _arguments(self) -> str:
+        """All arguments as they are now, in one text."""
+        return repr({name: value for name, value in vars(self).items() if name[0] != "_" and name not in _STATE})
 
     def _say(self, line: str) -> None:
         """Say a line in the first process, once however often the videos are listed."""
@@ -302,23 +375,33 @@ def carve(videos: Sequence[Video], fraction: float, seed: int) -> tuple[list[Vid
     if not 0 < fraction < 1:
         raise InputError(f"the validation fraction must be between 0 and 1, not {fraction}")
     # A video without a group is its own; the pair keeps its path apart from a group of that name.
-    key_of = {video: (video.group, "" if video.group else video.path) for video in videos}
-    labels_of, groups_of = defaultdict(set), defaultdict(set)
-    for video, key in key_of.items():
-        labels_of[key].add(video.label)
-        groups_of[video.label].add(key)
+    keys = [(video.group, "" if video.group else video.path) for video in videos]
+    labels_of: dict[tuple[str, str], tuple[int, ...]] = {}
+    groups_of: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for video, key in zip(videos, keys, strict=True):
+        if video.label not in (labels := labels_of.get(key, ())):
+            labels_of[key] = (*labels, video.label)
+            groups_of[video.label].append(key)
+    left = {label: len(groups) for label, groups in groups_of.items()}  # for training
     draw = random.Random(seed)
     held: set[tuple[str, str]] = set()
-    for label in sorted(groups_of):
-        groups = groups_of[label]
+    for label, groups in sorted(groups_of.items()):
         wanted = min(max(1, round(fraction * len(groups))), len(groups) - 1)
         for key in draw.sample(sorted(groups), len(groups)):
-            if len(groups & held) >= wanted:
+            if len(groups) - left[label] >= wanted:
                 break
-            if all(groups_of[other] - held - {key} for other in labels_of[key]):
-                held.add(key)  # no class loses its last group
-    train = [video for video in videos if key_of[video] not in held]
-    return train, [video for video in videos if key_of[video] in held]
+            if key not in held and all(left[other] > 1 for other in labels_of[key]):  # no class loses its last group
+                held.add(key)
+                for other in labels_of[key]:
+                    left[other] -= 1
+    train = [video for video, key in zip(videos, keys, strict=True) if key not in held]
+    return train, [video for video, key in zip(videos, keys, strict=True) if key in held]
+
+
+def _at(path: str, video: Video) -> Video:
+    """The same video where it is found."""
+    # `replace` takes three times as long.
+    return Video(path, video.label, video.group) if type(video) is Video else replace(video, path=path)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -2,21 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from dynvid.data.sampling import clip_indices, segment_indices
+from dynvid.data.sampling import Sampling, cheap_indices, clip_indices, segment_indices
 from dynvid.data.transforms import Transform
 from dynvid.data.video import open_video
-from dynvid.errors import VideoError
+from dynvid.errors import InputError, VideoError
 
 OnError = Literal["raise", "skip"]
 Split = Literal["train", "val", "test"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Video:
     """One labelled video.
 
@@ -29,6 +29,23 @@ class Video:
     path: str
     label: int
     group: str = ""
+
+
+class UnreadVideos(Dataset[dict[str, Any]]):
+    """Videos that are not read yet: what reads them decides how far.
+
+    Args:
+        videos: The videos.
+    """
+
+    def __init__(self, videos: Sequence[Video]) -> None:
+        self.videos = videos
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"index": index, "path": self.videos[index].path}
 
 
 class Skipped(NamedTuple):
@@ -49,10 +66,15 @@ class VideoDataset(Dataset[dict[str, Any] | Skipped]):
         videos: What to read.
         num_frames: Frames per video, T.
         transform: Applied to the uint8 `(T, C, H, W)` frames, those of all clips at once.
-        train: Draw a random frame of each segment; else take the centre frame.
+        train: Draw a random frame of each segment; else take the one that `sampling` says.
         clips: Clips per video, evenly spaced; only in evaluation.
         short_side: Shrink frames to this short side while decoding, in pixels; None keeps them as they are.
         on_error: "raise" lets the `VideoError` of an unreadable video through; "skip" gives a `Skipped` item.
+        sampling: Of each segment the frame at its centre ("center", as in TSN), or the one that is cheapest to decode
+            ("cheap", see `cheap_indices`); only in evaluation.
+
+    Raises:
+        ValueError: There is no such sampling.
     """
 
     def __init__(
@@ -64,7 +86,10 @@ class VideoDataset(Dataset[dict[str, Any] | Skipped]):
         clips: int = 1,
         short_side: int | None = None,
         on_error: OnError = "raise",
+        sampling: Sampling = "center",
     ) -> None:
+        if sampling not in (known := get_args(Sampling)):
+            raise InputError(f"sampling={sampling!r}: there is {' and '.join(map(repr, known))}")
         self.videos = videos
         self.num_frames = num_frames
         self.transform = transform
@@ -72,6 +97,7 @@ class VideoDataset(Dataset[dict[str, Any] | Skipped]):
         self.clips = clips
         self.short_side = short_side
         self.on_error = on_error
+        self.sampling = sampling
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -82,6 +108,9 @@ class VideoDataset(Dataset[dict[str, Any] | Skipped]):
             reader = open_video(video.path)
             if self.train:
                 indices = segment_indices(len(reader), self.num_frames, torch.default_generator)
+            elif self.sampling == "cheap":  # clip c takes the c-th of the parts into which clips divide a segment
+                parts = cheap_indices(reader.decode_costs, self.num_frames * self.clips)
+                indices = parts.view(self.num_frames, self.clips).T.flatten()
             else:
                 indices = clip_indices(len(reader), self.num_frames, self.clips).flatten()
             frames = self.transform(reader.read(indices, self.short_side))
@@ -92,6 +121,15 @@ class VideoDataset(Dataset[dict[str, Any] | Skipped]):
         if self.clips > 1 or frames.ndim > 4:
             frames = frames.reshape(-1, self.num_frames, *frames.shape[-3:])
         return {"video": frames, "label": video.label, "index": index, "path": video.path}
+
+
+def by_path(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Batch the items of `UnreadVideos`.
+
+    >>> by_path([{"index": 0, "path": "a.mp4"}, {"index": 1, "path": "b.mp4"}])
+    {'path': ['a.mp4', 'b.mp4'], 'index': tensor([0, 1])}
+    """
+    return {"path": [item["path"] for item in items], "index": torch.tensor([item["index"] for item in items])}
 
 
 def collate(items: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,8 +38,8 @@ def find_all(folder: Path, names: Collection[str]) -> dict[str, list[str]]:
     folders, seen = [str(folder)], set[tuple[int, int]]()
     for current in folders:  # grows on the way: breadth first
         for entry in entries_once(current, seen) or ():
-            stem, suffix = os.path.splitext(entry.name)
-            if suffix.lower() in VIDEO_SUFFIXES and stem in names:
+            stem, dot, ending = entry.name.rpartition(".")
+            if stem in names and stem.strip(".") and (dot + ending).lower() in VIDEO_SUFFIXES:
                 found[stem].append(entry.path)
             elif is_folder(entry):
                 if entry.name in names:
@@ -49,11 +49,12 @@ def find_all(folder: Path, names: Collection[str]) -> dict[str, list[str]]:
     return dict(found)
 
 
-def find_paths(paths: Collection[str]) -> dict[str, str]:
+def find_paths(paths: Collection[str], list_names: Callable[[str], Set[str]] | None = None) -> dict[str, str]:
     """Find videos by their exact paths, listing each of their folders once.
 
     Args:
         paths: Video files or frame folders.
+        list_names: Lists a folder, `names_in` by default.
 
     Returns:
         `{path: path}` of those that are there.
@@ -63,9 +64,14 @@ def find_paths(paths: Collection[str]) -> dict[str, str]:
         by_folder[os.path.dirname(path)].append(path)
     found: dict[str, str] = {}
     for folder, inside in by_folder.items():
-        names = set(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else set()
+        names = (list_names or names_in)(folder or ".")
         found |= {path: path for path in inside if os.path.basename(path) in names}
     return found
+
+
+def names_in(folder: str) -> Set[str]:
+    """What lies in a folder, which need not be there."""
+    return set(os.listdir(folder)) if os.path.isdir(folder) else set()
 
 
 def read_text(file: Path, hint: str, errors: Literal["strict", "surrogateescape"] = "strict") -> str:
@@ -110,7 +116,7 @@ def read_lines(file: Path, hint: str) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
-def read_rows(file: Path, columns: Collection[str], hint: str) -> list[tuple[int, dict[str, str]]]:
+def read_rows(file: Path, columns: Collection[str], hint: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Numbered rows of a CSV file with a header, less the blank ones; arguments and errors are those of `parse_rows`.
 
     Raises:
@@ -121,8 +127,8 @@ def read_rows(file: Path, columns: Collection[str], hint: str) -> list[tuple[int
 
 def parse_rows(
     text: str, file: Path, columns: Collection[str], hint: str, exact: bool = False
-) -> list[tuple[int, dict[str, str]]]:
-    """Rows of the text of a CSV file, by column and with the line that each ends in.
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of the text of a CSV file, one after the other, by column and with the line that each ends in.
 
     Names of columns count in any case and with blanks around them; a cell that a row lacks is empty.
 
@@ -138,28 +144,43 @@ def parse_rows(
     """
     # Strict, since an open quote would swallow the rows behind it.
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=not exact, strict=True)
-    rows = []
+    header: list[str] | None = None
     try:
         for cells in reader:
-            if any(cell.strip() for cell in cells):
-                rows.append((reader.line_num, cells))
+            if not "".join(cells).strip():
+                continue
+            if header is None:
+                header = _header(cells, file, reader.line_num, columns, hint)
+                blank = [""] * len(header)
+            elif len(cells) > len(header) and any(cell.strip() for cell in cells[len(header) :]):
+                raise InputError(
+                    f"{place(file, reader.line_num)}: {len(cells)} cells under {len(header)} names of columns; "
+                    "a cell with a comma goes in double quotes"
+                )
+            else:
+                yield (
+                    reader.line_num,
+                    dict(zip(header, cells if len(cells) >= len(header) else cells + blank, strict=False)),
+                )
     except csv.Error as error:
         raise InputError(f"{place(file, reader.line_num)}: no CSV ({error})") from error
-    first, header = rows[0] if rows else (1, [])
-    header = [name.strip().lower() for name in header]
+    if header is None:
+        _header([], file, 1, columns, hint)
+
+
+def _header(cells: Sequence[str], file: Path, line: int, columns: Collection[str], hint: str) -> list[str]:
+    """The names of the columns, in lower case.
+
+    Raises:
+        ValueError: A column is missing, or there twice.
+    """
+    header = [name.strip().lower() for name in cells]
     if missing := set(columns) - set(header):
         found = f"found {printable(', '.join(map(short, header[:20])))}; " if header else ""
-        raise InputError(f"{place(file, first)}: no column {', '.join(sorted(missing))}; {found}{hint}")
+        raise InputError(f"{place(file, line)}: no column {', '.join(sorted(missing))}; {found}{hint}")
     if twice := [name for name in columns if header.count(name) > 1]:
-        raise InputError(f"{place(file, first)}: column {twice[0]} is there twice; leave one")
-    for number, cells in rows[1:]:
-        if any(cell.strip() for cell in cells[len(header) :]):
-            raise InputError(
-                f"{place(file, number)}: {len(cells)} cells under {len(header)} names of columns; "
-                "a cell with a comma goes in double quotes"
-            )
-    blank = [""] * len(header)
-    return [(number, dict(zip(header, cells + blank, strict=False))) for number, cells in rows[1:]]
+        raise InputError(f"{place(file, line)}: column {twice[0]} is there twice; leave one")
+    return header
 
 
 def read_json(file: Path, hint: str) -> Any:

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Collection
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import OnError, Split, Video
-from dynvid.data.files import find_paths, place, quoted, read_rows, short
+from dynvid.data.files import find_paths, names_in, place, quoted, read_rows, short
+from dynvid.data.sampling import Sampling
 from dynvid.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from dynvid.data.walk import by_kind, entries_once
 from dynvid.errors import InputError, MissingFileError
@@ -64,6 +65,7 @@ class VideoFolderDataModule(VideoDataModule):
         seed: int = 0,
         test_clips: int = 1,
         test_crops: Literal[1, 3] = 1,
+        sampling: Sampling = "center",
     ) -> None:
         super().__init__(
             root,
@@ -80,6 +82,7 @@ class VideoFolderDataModule(VideoDataModule):
             seed=seed,
             test_clips=test_clips,
             test_crops=test_crops,
+            sampling=sampling,
         )
         self.annotations = self.root / annotations if annotations is not None else None
 
@@ -98,7 +101,7 @@ class VideoFolderDataModule(VideoDataModule):
 
     def find(self, paths: Collection[str]) -> dict[str, str]:
         """Where listed videos are: exactly there."""
-        return find_paths(paths)
+        return find_paths(paths, partial(self._once, names_in))
 
     @property
     def _to_correct(self) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import OnError, Split, Video
 from dynvid.data.files import place, read_lines
+from dynvid.data.sampling import Sampling
 from dynvid.errors import InputError, MissingFileError
 from dynvid.text import printable
 
@@ -42,6 +43,7 @@ class HMDB51DataModule(VideoDataModule):
         seed: int = 0,
         test_clips: int = 1,
         test_crops: Literal[1, 3] = 1,
+        sampling: Sampling = "center",
     ) -> None:
         super().__init__(
             root,
@@ -58,6 +60,7 @@ class HMDB51DataModule(VideoDataModule):
             seed=seed,
             test_clips=test_clips,
             test_crops=test_crops,
+            sampling=sampling,
         )
         self.annotations = self.root / annotations
         self.split = split

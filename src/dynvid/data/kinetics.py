@@ -1,12 +1,14 @@
 """Kinetics-400, -600 and -700 (Kay et al., 2017; Carreira et al., 2018 and 2019): ten seconds of YouTube videos."""
 
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from sys import intern
 from typing import Literal
 
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import OnError, Split, Video
 from dynvid.data.files import place, quoted, read_rows, short
+from dynvid.data.sampling import Sampling
 from dynvid.errors import InputError, MissingFileError
 from dynvid.text import printable
 
@@ -48,6 +50,7 @@ class KineticsDataModule(VideoDataModule):
         seed: int = 0,
         test_clips: int = 1,
         test_crops: Literal[1, 3] = 1,
+        sampling: Sampling = "center",
     ) -> None:
         super().__init__(
             root,
@@ -64,14 +67,14 @@ class KineticsDataModule(VideoDataModule):
             seed=seed,
             test_clips=test_clips,
             test_crops=test_crops,
+            sampling=sampling,
         )
         self.annotations = self.root / annotations
 
     @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes, sorted: the official order."""
-        names = {row["label"] for _, row in _rows(self._file("train", "test"))}
-        return sorted(names)
+        return sorted({label for _, label, *_ in self._once(_rows, self._file("train", "test"))})
 
     def listed(self, split: Split) -> list[Video]:
         """The videos of an official file, in its order."""
@@ -79,18 +82,16 @@ class KineticsDataModule(VideoDataModule):
             return []
         file = self._file(split)
         label_of = {name: label for label, name in enumerate(self.class_names)}
+        seconds = cache(lambda text: f"{int(float(text)):06d}")  # few differ
         videos = []
-        for number, row in _rows(file):
-            if row["label"] not in label_of:
-                raise InputError(
-                    f"{place(file, number)}: class {quoted(row['label'])} is not among the training videos"
-                )
+        for number, label, name, start, end in self._once(_rows, file):
+            if label not in label_of:
+                raise InputError(f"{place(file, number)}: class {quoted(label)} is not among the training videos")
             try:
-                start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
+                video = f"{name}_{seconds(start)}_{seconds(end)}"
             except (ValueError, OverflowError) as error:
                 raise InputError(f"{place(file, number)}: a time is no number ({short(str(error))})") from error
-            name = f"{row['youtube_id']}_{start:06d}_{end:06d}"
-            videos.append(Video(name, label_of[row["label"]], row["youtube_id"]))
+            videos.append(Video(video, label_of[label], name))
         return videos
 
     def _file(self, *splits: str) -> Path:
@@ -106,10 +107,12 @@ class KineticsDataModule(VideoDataModule):
         raise MissingFileError(f"{printable(self.annotations)}: holds no {names}; {_HINT}")
 
 
-def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
-    """Numbered rows of an annotation file by column, with or without `is_cc`."""
-    rows = read_rows(file, ("label", "youtube_id", "time_start", "time_end"), _HINT)
-    for number, row in rows:
-        if not (row["label"] and row["youtube_id"]):
+def _rows(file: Path) -> list[tuple[int, str, str, str, str]]:
+    """Rows of an annotation file: line, class, id, start and end; texts that many of them share are held once."""
+    rows = []
+    for number, row in read_rows(file, ("label", "youtube_id", "time_start", "time_end"), _HINT):
+        label, name = row["label"], row["youtube_id"]
+        if not (label and name):
             raise InputError(f"{place(file, number)}: label or youtube_id is empty")
+        rows.append((number, intern(label), name, intern(row["time_start"]), intern(row["time_end"])))
     return rows

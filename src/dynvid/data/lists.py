@@ -3,13 +3,14 @@
 import os
 import re
 from collections.abc import Collection
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import OnError, Split, Video
-from dynvid.data.files import check_names, find_paths, place, read_lines, whole_number
+from dynvid.data.files import check_names, find_paths, names_in, place, read_lines, whole_number
+from dynvid.data.sampling import Sampling
 from dynvid.data.video import VIDEO_SUFFIXES, FrameFolder
 from dynvid.errors import InputError, VideoError
 from dynvid.text import printable
@@ -54,6 +55,7 @@ class VideoListDataModule(VideoDataModule):
         seed: int = 0,
         test_clips: int = 1,
         test_crops: Literal[1, 3] = 1,
+        sampling: Sampling = "center",
     ) -> None:
         super().__init__(
             root,
@@ -70,6 +72,7 @@ class VideoListDataModule(VideoDataModule):
             seed=seed,
             test_clips=test_clips,
             test_crops=test_crops,
+            sampling=sampling,
         )
         self.lists = {"train": train_list, "val": val_list, "test": test_list}
         self.classes = self.root / classes
@@ -116,7 +119,7 @@ class VideoListDataModule(VideoDataModule):
 
     def find(self, paths: Collection[str]) -> dict[str, str]:
         """Where listed videos are: exactly there."""
-        return find_paths(paths)
+        return find_paths(paths, partial(self._once, names_in))
 
 
 def _frames_in(folder: str) -> int:

@@ -94,10 +94,15 @@ def doubts(sets: Sets, num_classes: int) -> list[str]:
     lines = []
     if num_classes == 1:
         lines.append("one class only: there is nothing to tell apart")
+    seen, again = set[str](), set[str]()
+    for videos in sets.values():
+        for video in videos:
+            (again if video.path in seen else seen).add(video.path)
     splits_of: dict[str, Counter[Split]] = defaultdict(Counter)
     for split, videos in sets.items():
-        for video in videos:
-            splits_of[video.path][split] += 1
+        for video in videos if again else ():
+            if video.path in again:
+                splits_of[video.path][split] += 1
     torn = [path for path, splits in splits_of.items() if len(splits) > 1]
     twice = [path for path, splits in splits_of.items() if max(splits.values()) > 1]
     if torn:

@@ -7,6 +7,7 @@ from typing import Literal
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import OnError, Split, Video
 from dynvid.data.files import check_names, place, quoted, read_json, read_lines, whole_number
+from dynvid.data.sampling import Sampling
 from dynvid.errors import InputError, MissingFileError
 from dynvid.text import printable
 
@@ -44,6 +45,7 @@ class SomethingSomethingV1DataModule(VideoDataModule):
         seed: int = 0,
         test_clips: int = 1,
         test_crops: Literal[1, 3] = 1,
+        sampling: Sampling = "center",
     ) -> None:
         super().__init__(
             _inside(root, "v1"),
@@ -60,6 +62,7 @@ class SomethingSomethingV1DataModule(VideoDataModule):
             seed=seed,
             test_clips=test_clips,
             test_crops=test_crops,
+            sampling=sampling,
         )
         self.annotations = Path(root) / annotations
 
@@ -111,6 +114,7 @@ class SomethingSomethingV2DataModule(VideoDataModule):
         seed: int = 0,
         test_clips: int = 1,
         test_crops: Literal[1, 3] = 1,
+        sampling: Sampling = "center",
     ) -> None:
         super().__init__(
             _inside(root, "v2"),
@@ -127,6 +131,7 @@ class SomethingSomethingV2DataModule(VideoDataModule):
             seed=seed,
             test_clips=test_clips,
             test_crops=test_crops,
+            sampling=sampling,
         )
         self.annotations = Path(root) / annotations
         self.test_list = test_list

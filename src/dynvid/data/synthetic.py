@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dynvid.data.dataset import OnError
 from dynvid.data.files import read_json
 from dynvid.data.folders import VideoFolderDataModule
+from dynvid.data.sampling import Sampling
 from dynvid.errors import InputError
 from dynvid.text import printable
 
@@ -151,6 +152,7 @@ class SyntheticDataModule(VideoFolderDataModule):
         val_fraction: float = 0.1,
         test_clips: int = 1,
         test_crops: Literal[1, 3] = 1,
+        sampling: Sampling = "center",
     ) -> None:
         if size % 2:
             raise InputError(f"size={size}: H.264 needs an even number of pixels")
@@ -168,6 +170,7 @@ class SyntheticDataModule(VideoFolderDataModule):
             val_fraction=val_fraction,
             test_clips=test_clips,
             test_crops=test_crops,
+            sampling=sampling,
         )
         self.min_area = 0.7  # as the centre crop of the test: a smaller part would not show the whole motion
         self.clips_per_class, self.clip_frames, self.clip_seed = clips_per_class, clip_frames, seed

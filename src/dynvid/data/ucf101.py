@@ -7,6 +7,7 @@ from typing import Literal
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import OnError, Split, Video
 from dynvid.data.files import check_names, place, quoted, read_lines, whole_number
+from dynvid.data.sampling import Sampling
 from dynvid.errors import InputError
 
 
@@ -41,6 +42,7 @@ class UCF101DataModule(VideoDataModule):
         seed: int = 0,
         test_clips: int = 1,
         test_crops: Literal[1, 3] = 1,
+        sampling: Sampling = "center",
     ) -> None:
         super().__init__(
             root,
@@ -57,6 +59,7 @@ class UCF101DataModule(VideoDataModule):
             seed=seed,
             test_clips=test_clips,
             test_crops=test_crops,
+            sampling=sampling,
         )
         self.annotations = self.root / annotations
         self.split = split

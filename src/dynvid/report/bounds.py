@@ -1,6 +1,7 @@
 """What chance and hindsight would make of the same exits: bounds to hold a curve of early exit against.
 
-Either is a line that is concave in the mean cost per video, given by its corners; `height` reads it at a cost.
+Either is a line that is concave in the mean cost per video, given by its corners; `height` reads it at a cost. Costs
+are GMACs, or milliseconds all the same.
 """
 
 from collections.abc import Sequence

@@ -26,22 +26,25 @@ def curve_points(
     if not len(rows):
         return []
     scores = outputs.scores.cpu()
+    spent = {"gmacs": outputs.gmacs} | (
+        {} if outputs.profile is None else {"milliseconds": outputs.profile.milliseconds}
+    )
     hits, costs = [], []
     for row in rows:
         exit_taken = choose_exits(scores, row)
         hits.append(right.gather(0, exit_taken[None])[0])
         shares = np.bincount(exit_taken.numpy(), minlength=len(outputs.route)) / len(exit_taken)
-        costs.append(float(shares @ np.asarray(outputs.gmacs)))
+        costs.append({name: float(shares @ np.asarray(of_exits)) for name, of_exits in spent.items()})
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(resampled_means(torch.stack(hits), groups), [tail, 1 - tail], axis=0)
     return [
         {
-            "gmacs": costs[m],
+            **costs[m],
             measure: float(hits[m].double().mean()),
             "interval": [float(low[m]), float(high[m])],
             "thresholds": [strict_json.named(x) for x in rows[m].tolist()],
         }
-        for m in sorted(range(len(rows)), key=lambda m: costs[m])
+        for m in sorted(range(len(rows)), key=lambda m: costs[m]["gmacs"])
     ]
 
 

@@ -6,7 +6,7 @@ Sizes are in units of a view box that a phone shows at nearly full size.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from dynvid.metrics import axis_start
@@ -18,6 +18,7 @@ LEFT, RIGHT = 38, 428  # of the plot
 ROW = 17  # height of a line of the legend
 
 Point = tuple[float, float]
+Cost = Literal["gmacs", "milliseconds"]
 
 
 class Axis(NamedTuple):
@@ -44,19 +45,22 @@ class Axis(NamedTuple):
         return self.start + part * (self.end - self.start)
 
 
-def curve_figure(summary: dict[str, Any], published: str | None = None) -> str:
+def curve_figure(summary: dict[str, Any], published: str | None = None, cost: Cost = "gmacs") -> str:
     """Accuracy against mean cost: the curve with its band, static exits, bounds, and the operating point.
 
     Args:
         summary: What `summarise` gave.
-        published: A data set of `dynvid.published` whose rows are drawn as numbers.
+        published: A data set of `dynvid.published` whose rows are drawn as numbers, where the cost is GMACs.
+        cost: Its unit; milliseconds take a summary of outputs with a profile.
     """
     measure, dynamic, full = summary["measure"], summary["dynamic"], summary["full"]
-    bounds = {name: _points(bound["corners"], measure) for name, bound in summary["bounds"].items()}
-    exits, curve = _points(summary["exits"], measure), _points(summary["curve"], measure)
-    band = [(p["gmacs"], 100 * end) for p in summary["curve"] for end in p["interval"]]
-    point, last = (dynamic["gmacs"], 100 * dynamic[measure]), (full["gmacs"], 100 * full[measure])
-    rows = published_rows(published) if published and measure == "accuracy" else []
+    unit, name, of_cost = ("GMACs", "cost", summary) if cost == "gmacs" else ("ms", "time", summary["time"])
+    bounds = {name: _points(bound["corners"], measure, cost) for name, bound in of_cost["bounds"].items()}
+    along = sorted(summary["curve"], key=lambda p: float(p[cost]))
+    exits, curve = _points(summary["exits"], measure, cost), _points(along, measure, cost)
+    band = [(p[cost], 100 * end) for p in along for end in p["interval"]]
+    point, last = (dynamic[cost], 100 * dynamic[measure]), (full[cost], 100 * full[measure])
+    rows = published_rows(published) if published and measure == "accuracy" and cost == "gmacs" else []
     others = sorted((row.gmacs, row.top1, row.dynamic, row.name) for row in rows if row.gmacs and not row.test)
 
     drawn = [*exits, *curve, *band, *bounds["oracle_exit"], point, last, *((x, y) for x, y, _, _ in others)]
@@ -70,12 +74,12 @@ def curve_figure(summary: dict[str, Any], published: str | None = None) -> str:
     lines = -(-len(legend) // 2) + len(names)
     svg = _svg(
         top + height + 44 + ROW * lines,
-        f"{'Top-1' if summary['labelled'] else 'Agreement'} against mean cost per video",
-        f"{_videos(summary)}; the operating point is at {point[0]:.4g} GMACs and {point[1]:.1f} %, "
-        f"full inference at {last[0]:.4g} GMACs and {last[1]:.1f} %.",
+        f"{'Top-1' if summary['labelled'] else 'Agreement'} against mean {name} per video",
+        f"{_videos(summary)}; the operating point is at {point[0]:.4g} {unit} and {point[1]:.1f} %, "
+        f"full inference at {last[0]:.4g} {unit} and {last[1]:.1f} %.",
     )
     x, y = _costs([x for x, _ in drawn], bool(others)), _shares([y for _, y in drawn], top + height, top)
-    _frame(svg, x, y, f"{_measure(summary)} (%)", "mean GMACs per video" + (", logarithmic" if x.log else ""))
+    _frame(svg, x, y, f"{_measure(summary)} (%)", f"mean {unit} per video" + (", logarithmic" if x.log else ""))
 
     if curve:
         low, high = band[0::2], band[1::2]
@@ -87,8 +91,8 @@ def curve_figure(summary: dict[str, Any], published: str | None = None) -> str:
         _line(svg, x, y, curve, "curve")
     for place in exits:
         _mark(svg, "static", x(place[0]), y(place[1]))
-    for n, (cost, accuracy, ours, _) in enumerate(others, 1):
-        _text(svg, x(cost), y(accuracy) + 3, str(n), "published ours" if ours else "published", "middle")
+    for n, (spent, accuracy, ours, _) in enumerate(others, 1):
+        _text(svg, x(spent), y(accuracy) + 3, str(n), "published ours" if ours else "published", "middle")
     _mark(svg, "full", x(last[0]), y(last[1]))
     _mark(svg, "point", x(point[0]), y(point[1]))
     _legend(svg, legend, names, top + height + 52)
@@ -148,8 +152,8 @@ def exits_figure(summary: dict[str, Any]) -> str:
     return _source(svg)
 
 
-def _points(entries: Iterable[dict[str, Any]], measure: str) -> list[Point]:
-    return [(entry["gmacs"], 100 * entry[measure]) for entry in entries]
+def _points(entries: Iterable[dict[str, Any]], measure: str, cost: Cost) -> list[Point]:
+    return [(entry[cost], 100 * entry[measure]) for entry in entries]
 
 
 def _measure(summary: dict[str, Any]) -> str:

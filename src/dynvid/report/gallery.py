@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from dynvid.data import open_video, segment_indices
+from dynvid.data import cheap_indices, open_video, segment_indices
 from dynvid.errors import DynvidError, InputError
 from dynvid.outputs import Outputs
 from dynvid.report.summary import class_name
@@ -41,7 +41,9 @@ def make_gallery(outputs: Outputs) -> dict[str, Any]:
         shown: list[dict[str, Any]] = []
         for n in _typical(outputs, k):
             try:
-                pictures = _pictures(outputs.paths[n], order, outputs.route[k].frames)
+                pictures = _pictures(
+                    outputs.paths[n], order, outputs.route[k].frames, outputs.run.get("sampling", "center")
+                )
             except (DynvidError, OSError):
                 missing.append(outputs.paths[n])
                 continue
@@ -80,10 +82,11 @@ def _typical(outputs: Outputs, k: int) -> list[int]:
     return [int(n) for n in rows[nearest][:TRIED]]
 
 
-def _pictures(path: str, order: list[int], frames: int) -> list[str]:
+def _pictures(path: str, order: list[int], frames: int, sampling: str) -> list[str]:
     """The first frames in processing order, as data URIs."""
-    reader = open_video(path)
-    indices = segment_indices(len(reader), len(order))[torch.tensor(order[:frames])]
+    reader, count = open_video(path), len(order)
+    sampled = cheap_indices(reader.decode_costs, count) if sampling == "cheap" else segment_indices(len(reader), count)
+    indices = sampled[torch.tensor(order[:frames])]
     return [_uri(frame.permute(1, 2, 0).numpy()) for frame in reader.read(indices, SIDE)]
 
 

@@ -94,6 +94,8 @@ def render_report(
         "shares": shares_figure(summary),
         "exits": exits_figure(summary),
     }
+    if summary["time"]:
+        figures["time"] = curve_figure(summary, cost="milliseconds")
     pictures = make_gallery(outputs) if gallery else None
     html = _environment(html=True).get_template("page.html.jinja").render(shown, figures=figures, gallery=pictures)
     markdown = _environment(html=False).get_template("page.md.jinja").render(shown)

@@ -13,6 +13,7 @@ from dynvid import strict_json
 from dynvid.calibration import calibration_error, difference_interval, mean_interval, share_interval
 from dynvid.errors import InputError
 from dynvid.outputs import Outputs
+from dynvid.profile import Profile
 from dynvid.report.bounds import Corner, height, oracle_exit, random_exit
 from dynvid.report.curve import Thresholds, curve_points
 from dynvid.report.verdict import verdict
@@ -38,7 +39,9 @@ def summarise(outputs: Outputs, curve_thresholds: Thresholds | None = None) -> d
         `points` (accuracy won or lost), `intervals` and `top5` of these, `videos`, `recordings`, `split`,
         `exits` (`frames`, `depth`, `gmacs`, `accuracy` if every video left there, `share` of the videos that do, and
         more), `classes`, `confusion` of dynamic against full inference, the `slowest` and the most confidently `wrong`
-        videos, `curve`, `bounds`, `point` and `verdict`, `headline` and `note` in words, and `run`.
+        videos, `curve`, `bounds`, `point` and `verdict`, `headline` and `note` in words, and `run`. Where the outputs
+        have a profile, `milliseconds` stands beside `gmacs` in `full`, `dynamic`, `exits` and `curve`, and `time` says
+        what is `saved` of them, with `interval`, `bounds`, and the `profile` also in `words`; else it is None.
 
     Raises:
         ValueError: There are no videos, or the curve's thresholds do not fit the exits.
@@ -113,9 +116,34 @@ def summarise(outputs: Outputs, curve_thresholds: Thresholds | None = None) -> d
         "run": {key: value for key, value in outputs.run.items() if key != "curve_thresholds"},
     }
     summary |= _worst(outputs, here, taken)
+    summary["time"] = None if outputs.profile is None else _add_time(summary, outputs.profile, right, taken, groups)
     summary["headline"] = headline(summary)
     summary["note"] = note(summary)
     return summary
+
+
+def _add_time(
+    summary: dict[str, Any], profile: Profile, right: Tensor, taken: Tensor, groups: Sequence[str] | None
+) -> dict[str, Any]:
+    """Put milliseconds beside the GMACs of full and dynamic inference and of the exits; the rest is what is given."""
+    measure, costs = summary["measure"], profile.milliseconds
+    spent = torch.tensor(costs, dtype=torch.float64)[taken]
+    for entry, cost in zip(summary["exits"], costs, strict=True):
+        entry["milliseconds"] = cost
+    full, dynamic = profile.full.median, float(spent.mean())
+    summary["full"]["milliseconds"], summary["dynamic"]["milliseconds"] = full, dynamic
+    low, high = mean_interval(spent, groups)
+    chance = random_exit(costs, [_mean(row) for row in right])
+    return {
+        "words": str(profile),
+        "profile": profile.plain(),
+        "saved": 1 - dynamic / full,
+        "interval": [1 - high / full, 1 - low / full],
+        "bounds": {
+            "random_exit": _bound(chance, dynamic, measure, "milliseconds"),
+            "oracle_exit": _bound(oracle_exit(costs, right.numpy()), dynamic, measure, "milliseconds"),
+        },
+    }
 
 
 def class_name(outputs: Outputs, label: int) -> str:
@@ -256,8 +284,8 @@ def _worst(outputs: Outputs, here: Tensor, taken: Tensor) -> dict[str, list[dict
     return {"slowest": [described(n) for n in slowest[:LISTED]], "wrong": [described(n) for n in wrong[:LISTED]]}
 
 
-def _bound(corners: list[Corner], gmacs: float, measure: str) -> dict[str, Any]:
+def _bound(corners: list[Corner], at: float, measure: str, cost: str = "gmacs") -> dict[str, Any]:
     return {
-        "corners": [{"gmacs": corner.gmacs, measure: corner.accuracy} for corner in corners],
-        "at_equal_cost": height(corners, gmacs),
+        "corners": [{cost: corner.gmacs, measure: corner.accuracy} for corner in corners],
+        "at_equal_cost": height(corners, at),
     }

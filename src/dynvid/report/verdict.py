@@ -28,7 +28,7 @@ def verdict(outputs: Outputs) -> dict[str, Any]:
     kept: bool | None = None
     if point is None:
         words = f"{_lost(outputs, share, interval, with_labels)}."
-    elif point.rule == "budget":
+    elif point.rule in ("budget", "budget_ms"):
         kept, words = _budget(outputs, point)
     elif point.rule == "thresholds":
         words = f"{_lost(outputs, share, interval, with_labels)}."
@@ -96,12 +96,22 @@ def _against(point: OperatingPoint, kept: bool, interval: Interval, lost: str) -
     return f"The {name} was broken: {lost}, at most {limit}{chance}."
 
 
-def _budget(outputs: Outputs, point: OperatingPoint) -> tuple[bool, str]:
-    cost = torch.tensor(outputs.gmacs, dtype=torch.float64)[outputs.taken.cpu()]
+def _budget(outputs: Outputs, point: OperatingPoint) -> tuple[bool | None, str]:
+    costs: tuple[float, ...] | None = outputs.gmacs
+    unit, where = "GMACs", ""
+    if point.rule == "budget_ms":
+        costs = None if outputs.profile is None else outputs.profile.milliseconds
+        unit, where = "ms", f", by the profile of {outputs.profile}"
+    if costs is None:
+        return (
+            None,
+            "Whether the budget was kept is not known: these outputs have no profile, which has the milliseconds.",
+        )
+    cost = torch.tensor(costs, dtype=torch.float64)[outputs.taken.cpu()]
     low, high = mean_interval(cost, outputs.recordings)
     budget, spent = point.target or 0.0, float(cost.mean())
     kept = spent <= budget * (1 + 1e-6)  # 1e-6: rounding of the means
     return kept, (
-        f"The budget was {'kept' if kept else 'exceeded'}: {spent:.4g} GMACs per video ({low:.4g} to {high:.4g} for "
-        f"all videos to come), {budget:.4g} were permitted."
+        f"The budget was {'kept' if kept else 'exceeded'}: {spent:.4g} {unit} per video ({low:.4g} to {high:.4g} for "
+        f"all videos to come), {budget:.4g} were permitted{where}."
     )

@@ -57,6 +57,7 @@ def note(summary: dict[str, Any]) -> str | None:
     rule = None if summary["point"] is None else summary["point"]["rule"]
     why = {
         "budget": "the operating point had to keep to a budget there",
+        "budget_ms": "the operating point had to keep to a budget in milliseconds",
         "thresholds": "those of the operating point were given by hand",
     }
     if summary["point"] is not None and summary["point"]["confidence"] is not None:

@@ -1,0 +1,70 @@
+"""Arguments of commands without a config: read by the standard library alone, so that mistakes are said at once."""
+
+import argparse
+import re
+from difflib import get_close_matches
+from typing import NoReturn
+
+from dynvid.text import printable
+
+_UNKNOWN = re.compile(r"unrecognized arguments: (?:.* )?(-[^\s=]+)")
+
+
+class Arguments(argparse.ArgumentParser):
+    """A parser whose errors are one line, and which names the option that was meant by a misspelt one."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(prog=f"dynvid {command}", description=description, allow_abbrev=False)
+
+    def add_count(self, option: str, default: int | None, help: str, several: bool = False) -> None:
+        """Add an option that takes a whole number from 1 on, or several."""
+        said = help if default is None else f"{help} (default: {default})"
+        names = (option, *_with_underscores(option))
+        if several:
+            self.add_argument(*names, type=_count, nargs="+", default=[default], metavar="N", help=said)
+        else:
+            self.add_argument(*names, type=_count, default=default, metavar="N", help=said)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave with exit code 2."""
+        if unknown := _UNKNOWN.match(message):
+            options = [word for action in self._actions for word in action.option_strings if word.startswith("--")]
+            options = [word for word in options if "_" not in word]  # those have another spelling
+            near = get_close_matches(unknown[1], options, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(options)}"
+            message = f"{unknown[1]}: no such key; {hint}"
+        self.exit(2, refusal(message))
+
+
+def add_speed(parser: Arguments) -> None:
+    """Add the options that say how fast a net is made, and on what."""
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="auto: bfloat16 where the processor computes in it (default: auto)",
+    )
+    parser.add_argument(
+        "--optimize",
+        choices=("none", "default", "compile"),
+        default="default",
+        help="default: batch norm folded; compile: compiled too, which takes minutes; none: as trained, in float32",
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text) or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number, 1 or more")
+    return int(text)
+
+
+def _with_underscores(option: str) -> list[str]:
+    """The same option as the keys of configs are spelled."""
+    other = "--" + option.removeprefix("--").replace("-", "_")
+    return [] if other == option else [other]
+
+
+def refusal(message: str) -> str:
+    """What is wrong with the arguments, in the line that is printed."""
+    return f"dynvid: error: {printable(' '.join(message.split()))}\n"

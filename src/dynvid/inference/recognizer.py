@@ -1,0 +1,282 @@
+"""A trained net at work: videos in, labels out, each decoded and computed only as far as it needs."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import torch
+
+from dynvid.calibration import OperatingPoint
+from dynvid.checkpoint import is_calibrated, net_from_checkpoint, policy_from_checkpoint, read_checkpoint
+from dynvid.data.dataset import Skipped
+from dynvid.data.reading.reader import FrameReader
+from dynvid.errors import DynvidError, InputError
+from dynvid.inference.pool import Answer, Limits, Outcome, Pool, Submit, at_once
+from dynvid.inference.preparation import Preparation, Source
+from dynvid.inference.recipe import Optimize, Precision, Recipe, prepare
+from dynvid.nets import ExitNet
+from dynvid.policy import ThresholdPolicy
+from dynvid.routes import Exit
+from dynvid.text import printable
+
+
+class Passed(NamedTuple):
+    """What one exit on the way said.
+
+    Attributes:
+        exit: Frames and depth.
+        label: Name of the class, or its number where classes have no names.
+        probability: Of that class, at the exit's temperature.
+        gmacs: Spent up to here, this exit's head included.
+        milliseconds: From asking for the video to this answer, in a batch the waiting included.
+    """
+
+    exit: Exit
+    label: str
+    probability: float
+    gmacs: float
+    milliseconds: float
+
+
+class Recognition(NamedTuple):
+    """What was recognised, by the exit that was sure enough, or the last one that the limits allowed.
+
+    Attributes:
+        label: Name of the class, or its number where classes have no names.
+        probability: Of that class, at the exit's temperature.
+        exit: Frames and depth of the exit taken.
+        frames_read: Frames that the net has seen.
+        gmacs: Spent on the video.
+        milliseconds: From asking for the video to the answer, decoding included; in a batch the waiting too.
+        trace: One entry per exit passed, the one taken included.
+        path: What the video is called: its path, or `<bytes>`.
+    """
+
+    label: str
+    probability: float
+    exit: Exit
+    frames_read: int
+    gmacs: float
+    milliseconds: float
+    trace: tuple[Passed, ...]
+    path: str
+
+
+class Recognizer:
+    """Everything needed to label a video, nothing needed to train: no Lightning.
+
+    Args:
+        net: A net; it is put into eval mode.
+        policy: Says when an exit is sure enough; by default no exit but the last is.
+        class_names: Names of the classes.
+        recipe: What was done to the net to make it fast; said only.
+        point: What the thresholds of the policy were asked to do.
+        calibrated: Whether the thresholds were found for the net's weights.
+
+    Attributes:
+        preparation: How videos are made into what the net takes.
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> from PIL import Image
+        >>> from dynvid import UnifiedExitNet
+        >>> net = UnifiedExitNet("test_resnet", num_classes=5, num_frames=4, input_size=32)
+        >>> recognizer = Recognizer(net, ThresholdPolicy(thresholds=[0.0, 0.9, 0.9, 0.0]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for i in range(6):
+        ...         Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(f"{folder}/{i}.png")
+        ...     found = recognizer(folder)
+        >>> tuple(found.exit), found.frames_read, len(found.trace)
+        ((1, 2), 1, 1)
+    """
+
+    def __init__(
+        self,
+        net: ExitNet,
+        policy: ThresholdPolicy | None = None,
+        class_names: Sequence[str] | None = None,
+        recipe: Recipe | None = None,
+        point: OperatingPoint | None = None,
+        calibrated: bool = True,
+    ) -> None:
+        policy = policy or ThresholdPolicy(len(net.route))
+        if policy.num_exits != len(net.route):
+            raise InputError(f"the policy has {policy.num_exits} thresholds, the route {len(net.route)} exits")
+        if class_names is not None and len(class_names) != net.num_classes:
+            raise InputError(f"{len(class_names)} class names, the net has {net.num_classes} classes")
+        self.net, self.policy = net.eval(), policy.to(net.mean.device)
+        self.class_names = None if class_names is None else list(class_names)
+        self.recipe, self.point, self.calibrated = recipe, point, calibrated
+        self.preparation = Preparation(net.num_frames, net.input_size)
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
+        optimize: Optimize = "default",
+    ) -> Self:
+        """Load a checkpoint of `dynvid fit` or `dynvid calibrate`, ready to label videos.
+
+        Args:
+            source: The file; nothing in it is run, and only plain data is read.
+            device: Such as `cpu` or `cuda:1`; `auto` takes a GPU where there is one.
+            precision: See `dynvid.inference.prepare`, as for `optimize`.
+            optimize: `none`, `default` or `compile`.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged, or no dynvid checkpoint, or its parts do not fit together.
+        """
+        checkpoint = read_checkpoint(source)
+        net = net_from_checkpoint(checkpoint, source).eval()
+        policy = policy_from_checkpoint(checkpoint)
+        saved = checkpoint["dynvid"]
+        point = saved.get("operating_point")
+        net, recipe = prepare(net, optimize, precision, device)
+        recognizer = cls(
+            net,
+            policy,
+            saved["class_names"],
+            recipe,
+            None if point is None else OperatingPoint.from_plain(point),
+            is_calibrated(checkpoint),
+        )
+        recognizer.preparation = recognizer.preparation._replace(sampling=saved.get("sampling", "center"))
+        if saved.get("gmacs"):
+            *recognizer.gmacs, recognizer.full_gmacs = saved["gmacs"]
+        return recognizer
+
+    def __call__(self, video: Source, max_gmacs: float | None = None, deadline_ms: float | None = None) -> Recognition:
+        """Label one video.
+
+        Args:
+            video: A path, the bytes of a file, a binary file object, or an open reader.
+            max_gmacs: The most that may be spent on it, in GMACs: the best answer for no more.
+            deadline_ms: Milliseconds after which no further step begins; the answer so far is given then. It comes late
+                by one step at most. The first exit is always computed.
+
+        Raises:
+            VideoError: The video cannot be read.
+            ValueError: `max_gmacs` does not reach to the first exit, or `deadline_ms` is below 0.
+        """
+        if deadline_ms is not None and not deadline_ms >= 0:  # nor is nan
+            raise InputError(f"deadline_ms={deadline_ms}: 0 or more")
+        limits = Limits(self._last(max_gmacs), float("inf") if deadline_ms is None else deadline_ms / 1000)
+        (outcome,) = self._walk([video], 1, at_once, limits)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return self._said(outcome, name_of(video))
+
+    def many(
+        self,
+        videos: Iterable[Source],
+        batch_size: int = 8,
+        workers: int | None = None,
+        max_gmacs: float | None = None,
+    ) -> Iterator[Recognition | Skipped]:
+        """Label many videos, in their order and with bounded memory.
+
+        Videos are decoded ahead by threads and walk the route together: the sure ones leave, full batches go on.
+        Results are those of one call each. Two batches are opened ahead of the first exit, and up to 32 are begun while
+        a result that others wait for is not there yet; so `videos` should not be slow to give the next one.
+
+        Args:
+            videos: What a call takes, any number of them.
+            batch_size: Videos of a step.
+            workers: Threads that decode; None takes one per CPU, up to 8.
+            max_gmacs: As for a call, for each of them.
+
+        Yields:
+            A `Recognition` for each video, or what was wrong with it: `Skipped(path, reason)`.
+
+        Raises:
+            ValueError: `batch_size` or `workers` is below 1, `videos` is one video, or `max_gmacs` does not reach the
+                first exit.
+        """
+        if isinstance(videos, str | Path | bytes):
+            raise InputError("many takes a list of videos, or whatever else gives one after the other")
+        workers = min(os.cpu_count() or 1, 8) if workers is None else workers
+        if batch_size < 1 or workers < 1:
+            raise InputError(f"batch_size={batch_size}, workers={workers}: 1 or more")
+        return self._many(videos, batch_size, workers, Limits(self._last(max_gmacs)))
+
+    def _many(
+        self, videos: Iterable[Source], batch_size: int, workers: int, limits: Limits
+    ) -> Iterator[Recognition | Skipped]:
+        names: dict[int, str] = {}
+
+        def named() -> Iterator[Source]:
+            for number, video in enumerate(videos):
+                names[number] = name_of(video)
+                yield video
+
+        executor = ThreadPoolExecutor(workers, "dynvid-decode")
+        try:
+            for number, outcome in enumerate(self._walk(named(), batch_size, executor.submit, limits)):
+                name = names.pop(number)
+                if isinstance(outcome, Exception):
+                    yield Skipped(name, reason(name, outcome))
+                else:
+                    yield self._said(outcome, name)
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+    def _walk(
+        self, videos: Iterable[Source], batch_size: int, submit: Submit, limits: Limits | None = None
+    ) -> Iterator[Outcome]:
+        pool = Pool(self.net, self.policy, batch_size, submit, limits)
+        return pool.run(partial(self.preparation.open, video) for video in videos)
+
+    def _last(self, max_gmacs: float | None) -> int:
+        """The last exit within a budget, by its position."""
+        if max_gmacs is None:
+            return len(self.net.route) - 1
+        within = [k for k, gmacs in enumerate(self.gmacs) if gmacs <= max_gmacs]
+        if not within:
+            raise InputError(f"max_gmacs={max_gmacs:g}: the first exit takes {self.gmacs[0]:.4g} GMACs")
+        return within[-1]
+
+    @cached_property
+    def gmacs(self) -> Sequence[float]:
+        """GMACs per video up to each exit, all heads on the way included."""
+        return self.net.gmacs
+
+    @cached_property
+    def full_gmacs(self) -> float:
+        """GMACs per video of full inference, which evaluates the last exit's head only."""
+        return self.net.full_gmacs
+
+    def _said(self, answers: list[Answer], path: str) -> Recognition:
+        passed = tuple(
+            Passed(
+                self.net.route[a.position], self._name(a.label), a.probability, self.gmacs[a.position], a.milliseconds
+            )
+            for a in answers
+        )
+        last = passed[-1]
+        return Recognition(
+            last.label, last.probability, last.exit, last.exit.frames, last.gmacs, last.milliseconds, passed, path
+        )
+
+    def _name(self, label: int) -> str:
+        return self.class_names[label] if self.class_names else str(label)
+
+
+def name_of(video: Source) -> str:
+    """What errors call a video."""
+    if isinstance(video, FrameReader):
+        return video.name
+    return str(video) if isinstance(video, str | Path) else str(getattr(video, "name", "<bytes>"))
+
+
+def reason(name: str, error: Exception) -> str:
+    """Why a video was skipped, in one line that names it."""
+    if isinstance(error, DynvidError | OSError):
+        return str(error)
+    said = " ".join(str(error).split()) or "no reason given"  # whatever it is, one file must not stop the others
+    return printable(f"{name}: {type(error).__name__}: {said}")

@@ -1,0 +1,205 @@
+"""The pool: each video gets what it would get alone, in order, and no more is computed."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial, partialmethod
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynvid import DepthExitNet, InputExitNet, UnifiedExitNet
+from dynvid.errors import InputError
+from dynvid.inference.pool import Limits, Pool, at_once
+from dynvid.nets import Stream
+from dynvid.policy import ThresholdPolicy
+
+FRAMES = 6
+
+
+class Clip:
+    """A video in memory that counts what is read of it, and may be unreadable at its opening or later on."""
+
+    def __init__(self, number, breaks_after=None):
+        self.video = torch.randint(0, 256, (FRAMES, 3, 32, 32), generator=torch.Generator().manual_seed(number))
+        self.video = self.video.to(torch.uint8).contiguous(memory_format=torch.channels_last)
+        self.left, self.read_so_far = breaks_after, []
+
+    def read(self, positions):
+        self.read_so_far += positions
+        if self.left is not None:
+            self.left -= len(positions)
+            if self.left < 0:
+                raise OSError("broken")
+        return self.video[positions]
+
+
+class ByContent:
+    """Leaves by an exit that depends on the video alone; the labels that it decides by are those of the net."""
+
+    looks_back = False
+
+    def __init__(self, exits, chosen):
+        self.num_exits, self.chosen = exits, chosen
+
+    def confident(self, position, logits, earlier=None):
+        return torch.tensor([self.chosen(row) <= position for row in logits])
+
+    def probability(self, position, logits):
+        return logits.softmax(-1).amax(-1)
+
+
+@pytest.fixture(scope="module", params=[DepthExitNet, InputExitNet, UnifiedExitNet])
+def net(request, scramble_net):
+    return scramble_net(request.param)
+
+
+def walk(net, policy, clips, batch_size, submit=at_once, limits=None):
+    pool = Pool(net, policy, batch_size, submit, limits)
+    with torch.inference_mode():
+        return list(pool.run(partial(lambda c: c, clip) for clip in clips)), pool
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.integers(0, 14),
+    st.integers(1, 5),
+    st.lists(st.floats(0.2, 0.5), min_size=4, max_size=4),
+    st.sampled_from(["max_probability", "patience"]),
+    st.dictionaries(st.integers(0, 14), st.integers(0, FRAMES), max_size=3),
+    st.integers(0, 100),
+)
+def test_videos_together_get_what_each_gets_alone(net, count, batch_size, thresholds, score, broken, seed):
+    exits = len(net.route)
+    policy = ThresholdPolicy(thresholds=[*thresholds[: exits - 1], 0.0], score=score)
+    clips = [Clip(seed + i, broken.get(i)) for i in range(count)]
+    with ThreadPoolExecutor(3) as executor:
+        together, pool = walk(net, policy, clips, batch_size, executor.submit)
+    assert len(together) == count
+    for i, outcome in enumerate(together):
+        if isinstance(outcome, Exception):
+            assert i in broken
+            continue
+        alone = net.predict(clips[i].video[None], policy)
+        assert [a.position for a in outcome] == list(range(int(alone.exit) + 1))
+        assert outcome[-1].label == int(alone.label)
+        assert outcome[-1].probability == pytest.approx(float(alone.probability), abs=1e-5)
+        # Read are the frames up to the exit taken, each once.
+        assert clips[i].read_so_far == net.order[: net.route[outcome[-1].position].frames]
+        assert i not in broken or broken[i] >= len(clips[i].read_so_far)
+    for i, left in broken.items():
+        if i < count and left < net.route[0].frames:
+            assert isinstance(together[i], OSError)
+    if not broken:
+        assert sum(size for _, size in pool.steps) == sum(map(len, together))
+
+
+def test_steps_are_full_while_videos_are_coming(scramble_net):
+    net = scramble_net(UnifiedExitNet)
+    leaves = {}
+
+    def chosen(row):  # one half leaves at once, a quarter next, and so on
+        return leaves.setdefault(tuple(row.tolist()), len(leaves)) % 4
+
+    clips = [Clip(i) for i in range(64)]
+    found, pool = walk(net, ByContent(4, chosen), clips, 8)
+    assert all(isinstance(outcome, list) for outcome in found)
+    small = [step for step in pool.steps if step[1] < 8]
+    last = max(i for i, (position, _) in enumerate(pool.steps) if position == 0)
+    assert all(size >= 8 for position, size in list(pool.steps)[: last - 1])
+    assert len(small) <= len(net.route)  # what is left at the end, from the first exit to the last
+    assert [position for position, _ in small] == sorted(position for position, _ in small)
+
+
+def test_no_more_is_taken_than_results_are_and_no_video_waits_for_ever(scramble_net):
+    net = scramble_net(DepthExitNet)
+    taken = []
+
+    def clips():
+        for i in range(200):
+            taken.append(i)
+            yield partial(Clip, i)
+
+    pool = Pool(net, ThresholdPolicy(thresholds=[0.0] * len(net.route)), 2, at_once)
+    results = pool.run(clips())
+    assert taken == []  # nothing before it is asked for
+    for given_so_far in range(40):
+        next(results)
+        assert len(taken) <= given_so_far + pool.most_opened + pool.batch_size
+    results.close()
+    assert len(taken) < 60
+
+    first = {}  # the first video goes on to the last exit, all others leave at once
+
+    def stays(row):
+        return 2 if first.setdefault("row", row.tolist()) == row.tolist() else 0
+
+    pool = Pool(net, ByContent(3, stays), 2, at_once)
+    pool.most_ahead = 20
+    taken.clear()
+    with torch.inference_mode():
+        assert len(next(pool.run(clips()))) > 1
+    assert len(taken) == 20
+
+
+def test_a_slow_video_holds_up_neither_the_others_nor_the_end(scramble_net):
+    net = scramble_net(UnifiedExitNet)
+    go_on = threading.Event()
+
+    class Slow(Clip):
+        def read(self, positions):
+            go_on.wait(20)
+            return super().read(positions)
+
+    policy = ThresholdPolicy(thresholds=[0.0] * len(net.route))
+    clips = [Slow(0), *(Clip(i) for i in range(1, 9))]
+    with ThreadPoolExecutor(2) as executor:
+        pool = Pool(net, policy, 4, executor.submit)
+        results = pool.run(partial(lambda c: c, clip) for clip in clips)
+        threading.Timer(0.3, go_on.set).start()
+        assert len(list(results)) == 9
+    assert list(pool.steps) == [(0, 4), (0, 4), (0, 1)]
+
+
+def test_one_host_synchronisation_per_exit(scramble_net, monkeypatch):
+    net = scramble_net(UnifiedExitNet)
+    waits = []
+    for name in ("tolist", "item", "cpu", "nonzero", "__bool__", "__int__", "__float__"):
+        real = getattr(torch.Tensor, name)
+        counted = partialmethod(lambda self, real, name, *rest: waits.append(name) or real(self, *rest), real, name)
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    _, pool = walk(net, ThresholdPolicy(4), [Clip(i) for i in range(8)], 4)
+    assert waits == ["tolist"] * len(pool.steps)
+    assert len(pool.steps) == 8
+
+
+def test_limits_end_a_walk(scramble_net):
+    net = scramble_net(UnifiedExitNet)
+    never = ThresholdPolicy(len(net.route))
+    for last in range(len(net.route)):
+        clip = Clip(0)
+        (answers,), _ = walk(net, never, [clip], 1, limits=Limits(last))
+        assert [a.position for a in answers] == list(range(last + 1))
+        assert len(clip.read_so_far) == net.route[last].frames
+    (answers,), _ = walk(net, never, [Clip(0)], 1, limits=Limits(3, seconds=0.0))
+    assert [a.position for a in answers] == [0]  # one answer there always is
+
+
+def test_the_memory_of_what_waits_is_handed_on_in_batches(scramble_net):
+    net = scramble_net(UnifiedExitNet)
+    videos = torch.stack([Clip(i).video for i in range(5)])
+
+    def source(rows, frames):
+        return videos[rows][:, frames]
+
+    whole = net.stream(videos)
+    parts = [net.stream(videos[:2]), net.stream(videos[2:])]
+    with torch.no_grad():
+        expected, found = whole.advance(), torch.cat([part.advance() for part in parts])
+        torch.testing.assert_close(found, expected)
+        joined = Stream.join(parts, source)
+        for _ in range(3):
+            torch.testing.assert_close(joined.advance(), whole.advance())
+        with pytest.raises(InputError, match="same exit"):
+            Stream.join([joined, net.stream(videos)], source)
