@@ -495,6 +495,7 @@ def compiled(module):
     return module
 
 
+@pytest.mark.slow
 def test_a_compiled_net_trains_saves_and_loads_as_a_plain_one(data, tmp_path, request):
     saving = TrainingCheckpoint(tmp_path, save_last=True, filename="best")
     module = compiled(make(net=DepthExitNet, shift="none"))

@@ -121,6 +121,7 @@ SCHEMES = {
 STATIC = {"tsn.yaml": ("ExitNet", "none"), "tsm.yaml": ("ExitNet", "bidirectional")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["resnet101.yaml", "msdnet.yaml"])
 def test_overlays_compose(capsys, backbone):
     """Each scheme with each shift, whatever the configs before it said."""
@@ -184,6 +185,7 @@ def test_classify_prints_a_table_and_json(here, capsys):
     assert row["frames"] in (1, 2, 4)
 
 
+@pytest.mark.slow
 def test_classify_brings_nothing_of_training_along(here):
     code = [
         "import sys",

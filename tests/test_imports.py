@@ -146,6 +146,7 @@ def test_reading_videos_needs_neither_lightning_nor_nets(comes_with):
     assert brought & (TRAINING | {"timm", "matplotlib", "pyarrow"}) == set()
 
 
+@pytest.mark.slow
 def test_one_kind_of_data_set_brings_all_so_that_short_names_are_known():
     code = "from dynvid.data import VideoDataModule\nprint(len(VideoDataModule.__subclasses__()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -185,6 +186,7 @@ def test_lazy_packages_look_like_others(package):
         exec(f"from {package} import nothing")
 
 
+@pytest.mark.slow
 def test_files_of_lazy_packages_are_attributes():
     code = "import dynvid\ndynvid.policy.SCORES, dynvid.nets.MSDNet, dynvid.data.video.VideoReader, dynvid.costs"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -55,5 +55,6 @@ def test_frame_averaging_cannot_tell_a_direction_however_it_is_trained():
     assert accuracy_within_the_pair(trained) == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.slow
 def test_online_shift_learns_the_direction():
     assert accuracy_within_the_pair(train(net("online"), epochs=12)) > 0.9

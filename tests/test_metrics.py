@@ -164,6 +164,7 @@ def test_bands_are_shaded():
     assert ax.get_ylim()[1] > 90
 
 
+@pytest.mark.slow
 def test_two_processes_agree_with_one():
     """Two real gloo processes, each with half of the videos and one video twice."""
     script = Path(__file__).parent / "ddp_metric.py"

@@ -31,7 +31,7 @@ def fit(folder):
 def test_without_a_network_the_error_comes_at_once(tmp_path):
     start = time.monotonic()
     run = fit(tmp_path)
-    assert time.monotonic() - start < 20  # the hub's own tries take 46 s
+    assert time.monotonic() - start < 40  # the hub's own tries take 46 s of waiting alone
     assert run.returncode == 1
     (line,) = (line for line in run.stderr.splitlines() if "Seed set" not in line)
     assert line.startswith("dynvid: error: the weights of test_resnet are not in the cache")

@@ -168,6 +168,7 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
+@pytest.mark.slow
 def test_frames_of_monstrous_size_or_shape_are_refused_before_they_take_memory(tmp_path: Path) -> None:
     files = [write_blank(tmp_path / "6000.mp4", 6000)]
     for width, height in ((50_000, 1), (1, 50_000), (30_000, 30_000), (12_000, 12_000)):

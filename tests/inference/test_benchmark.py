@@ -245,6 +245,7 @@ def test_the_best_of_several_products_is_the_ceiling():
     assert rate.wall == pytest.approx(2 * 1024**3 / 1e9 / 2.0)
 
 
+@pytest.mark.slow
 def test_neither_a_decoder_nor_lightning_is_imported_without_data():
     code = (
         "import sys\nfrom dynvid.cli import main\n"

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from dynvid import UnifiedExitNet
+from dynvid.calibration import OperatingPoint
 from dynvid.commands import classify_video
 from dynvid.data import VideoReader
 from dynvid.data.dataset import Skipped
@@ -200,6 +201,22 @@ def test_what_does_not_fit_the_net_is_refused(net, arguments, message):
 def test_wrong_calls_say_what_is_wanted(net, call, message):
     with pytest.raises(InputError, match=message):
         call(Recognizer(net))
+
+
+@pytest.mark.parametrize("confidence", [0.95, None])
+def test_a_promise_is_kept_in_the_precision_that_it_was_made_in(net, tmp_path, monkeypatch, confidence):
+    monkeypatch.setattr("dynvid.inference.recipe.has_bf16", lambda device: True)
+    module = DynamicInferenceModule(net)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_progress_bar=False)
+    trainer.strategy.connect(module)
+    point = OperatingPoint("max_drop", target=0.01, confidence=confidence, gmacs=1.0, lost=0.0)
+    module.set_thresholds([0.5, 0.5, 0.5, 0.0], point=point)
+    trainer.save_checkpoint(tmp_path / "net.ckpt")
+    net.eval()
+    found = Recognizer.load(tmp_path / "net.ckpt", device="cpu")
+    assert found.point.promised == (confidence is not None)
+    assert found.recipe.precision == ("bfloat16" if confidence is None else "float32")
+    assert Recognizer.load(tmp_path / "net.ckpt", "cpu", "bfloat16").recipe.precision == "bfloat16"
 
 
 def test_many_keep_to_a_budget_too(net, clips):

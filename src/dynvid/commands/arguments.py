@@ -42,13 +42,13 @@ def add_speed(parser: Arguments) -> None:
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
-        help="auto: bfloat16 where the processor computes in it (default: auto)",
+        help="auto: bfloat16 where the processor computes in it; classify: if nothing is promised (default: auto)",
     )
     parser.add_argument(
         "--optimize",
         choices=("none", "default", "compile"),
         default="default",
-        help="default: batch norm folded; compile: compiled too, which takes minutes; none: as trained, in float32",
+        help="default: batch norm folded; compile: compiled too, for tens of seconds; none: as trained, in float32",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
 

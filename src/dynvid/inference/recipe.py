@@ -57,8 +57,8 @@ def prepare(
 
     Args:
         net: In eval mode.
-        optimize: `none`: as it is; `default`: batch norm folded; `compile`: also compiled, which takes minutes at
-            first use.
+        optimize: `none`: as it is; `default`: batch norm folded; `compile`: also compiled, which takes tens of
+            seconds at first use.
         precision: `auto`: bfloat16 where the processor computes in it (float32 with `none`).
         device: `auto`: the first GPU, or the processor where there is none.
 

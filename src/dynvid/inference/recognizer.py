@@ -125,7 +125,8 @@ class Recognizer:
         Args:
             source: The file; nothing in it is run, and only plain data is read.
             device: Such as `cpu` or `cuda:1`; `auto` takes a GPU where there is one.
-            precision: See `dynvid.inference.prepare`, as for `optimize`.
+            precision: `auto`, `float32` or `bfloat16`, as `dynvid.inference.prepare` takes it; but `auto` is float32
+                where the checkpoint carries a promise, which was made in it.
             optimize: `none`, `default` or `compile`.
 
         Raises:
@@ -136,14 +137,16 @@ class Recognizer:
         net = net_from_checkpoint(checkpoint, source).eval()
         policy = policy_from_checkpoint(checkpoint)
         saved = checkpoint["dynvid"]
-        point = saved.get("operating_point")
+        point = None if saved.get("operating_point") is None else OperatingPoint.from_plain(saved["operating_point"])
+        if precision == "auto" and point is not None and point.promised:
+            precision = "float32"  # rounding moves labels and exits, and the promise knows nothing of it
         net, recipe = prepare(net, optimize, precision, device)
         recognizer = cls(
             net,
             policy,
             saved["class_names"],
             recipe,
-            None if point is None else OperatingPoint.from_plain(point),
+            point,
             is_calibrated(checkpoint),
         )
         recognizer.preparation = recognizer.preparation._replace(sampling=saved.get("sampling", "center"))
