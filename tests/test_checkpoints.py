@@ -535,6 +535,7 @@ def test_checkpoints_of_compiled_nets_of_before_load(fitted, tmp_path):
 # Lines
 
 
+@pytest.mark.slow
 def test_each_epoch_is_one_line_without_a_progress_bar(data, tmp_path, capsys):
     callbacks = [Calibration(max_drop=0.1, confidence=None), EpochLine(), FlopsAccuracyReport()]
     module = make()

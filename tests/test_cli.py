@@ -432,6 +432,7 @@ def test_unreadable_training_video_names_the_file(here, capsys, tmp_path):
     assert "ring_0001.mp4" in line
 
 
+@pytest.mark.slow
 def test_check_lists_the_unreadable_and_fit_leaves_them_out(here, capsys, tmp_path):
     shutil.copytree("data/synthetic", tmp_path / "own")
     (tmp_path / "own" / "train" / "ring" / "ring_0001.mp4").write_bytes(b"broken")

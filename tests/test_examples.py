@@ -24,10 +24,12 @@ def test_examples_are_short(path):
     assert len(path.read_text().splitlines()) < 60
 
 
+@pytest.mark.slow
 def test_01_quickstart(tmp_path):
     assert "dynamic inference:" in run(tmp_path, "01_quickstart.py", "--epochs", "1", "--clips_per_class", "4")
 
 
+@pytest.mark.slow
 def test_02_own_folder(tmp_path):
     SyntheticDataModule(tmp_path / "own", clips_per_class=5, clip_frames=6, size=32).prepare_data()
     options = ["--backbone", "test_resnet", "--frames", "4", "--size", "32", "--epochs", "1"]

@@ -147,6 +147,7 @@ def test_a_temperature_is_fitted_on_the_videos_that_do_not_calibrate(trained, ch
     assert module.point.videos == 40 - len(others.paths)
 
 
+@pytest.mark.slow
 def test_who_chose_is_not_forgotten_by_calibrating_twice(trained, checkpoint, tmp_path):
     """Nor which videos fitted temperatures that are kept."""
     assert run(checkpoint, *data_of(trained), "--max-drop", "0.3", "--output", tmp_path / "a.ckpt") == 0
