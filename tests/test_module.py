@@ -367,3 +367,11 @@ def test_the_report_draws_the_published_rows_beside_the_curve(fitted, data, tmp_
             assert picture.width == 1275
         pages.append(Path(run.log_dir, "report.html").read_text())
     assert ["MSDNet-38" in page for page in pages] == [False, True]
+
+
+def test_clips_of_a_loader_of_your_own_need_no_path(fitted):
+    module, _ = fitted
+    batch = {"video": torch.zeros(2, module.net.num_frames, 3, 32, 32), "index": torch.tensor([4, 7])}
+    found = module.eval().predict_step(batch, 0)
+    assert found.keys() == {"index", "label", "probability", "exit", "gmacs"}
+    assert found["index"].tolist() == [4, 7]

@@ -395,7 +395,7 @@ class DynamicInferenceModule(pl.LightningModule):
 
         Args:
             batch: `path` and `index` of videos, which are decoded as far as they need, as `predict_dataloader` of the
-                data modules gives them; or `video` of clips that are decoded already.
+                data modules gives them; or `video` and `index` of clips that are decoded already.
             batch_idx: Its number.
 
         Raises:
@@ -406,9 +406,7 @@ class DynamicInferenceModule(pl.LightningModule):
         else:
             batch, label, probability, exit_taken = self._recognized(batch)
         gmacs = torch.tensor(self.net.gmacs)[exit_taken.cpu()]
-        return {
-            "path": batch["path"],
-            "index": batch["index"],
+        return {key: batch[key] for key in ("path", "index") if key in batch} | {
             "label": label,
             "probability": probability,
             "exit": exit_taken,

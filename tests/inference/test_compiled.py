@@ -1,6 +1,7 @@
 """Shifts in place, and compiled segments, against the net that they were made of."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 
 from dynvid import DepthExitNet, ExitNet, InputExitNet, ThresholdPolicy, UnifiedExitNet
 from dynvid.inference.compiled import CompiledSegment, Island, warm_up
+from dynvid.inference.forced import random_clips
+from dynvid.inference.pool import Pool, at_once
 from dynvid.inference.recipe import prepare
 from dynvid.inference.shifted import Shifted, shift_in_place
 from dynvid.nets.shift import Frames, OnlineTemporalShift, running
@@ -135,3 +138,18 @@ def test_what_cannot_be_compiled_is_named(monkeypatch):
 
     with pytest.raises(Exception, match="use optimize='default'"):
         CompiledSegment(Printing())(torch.zeros(2, 3))
+
+
+@pytest.mark.slow
+def test_the_pool_runs_a_compiled_net(scramble_net):
+    net = scramble_net(UnifiedExitNet, input_size=32)
+    fast, _ = prepare(net, "compile", "float32", "cpu")
+    clips = random_clips(net, 5, distinct=5)
+    policy = ThresholdPolicy(len(net.route))
+
+    def walk(one):
+        return list(Pool(one, policy, 2, at_once).run([partial(lambda clip: clip, clip) for clip in clips]))
+
+    for found, expected in zip(walk(fast), walk(net), strict=True):
+        assert [answer.label for answer in found] == [answer.label for answer in expected]
+        assert [answer.probability for answer in found] == pytest.approx([a.probability for a in expected], abs=1e-4)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynvid import strict_json
-from dynvid.commands.arguments import Arguments
+from dynvid.commands.arguments import Arguments, add_speed
 from dynvid.errors import DynvidError, InputError
 from dynvid.text import printable
 
@@ -32,16 +32,12 @@ def run(arguments: list[str]) -> int:
 
 def _profile(options: Namespace, output: Path) -> int:
     """Measure, write the checkpoint, and say what was found; what is heavy is imported after the arguments are read."""
-    import torch
-
     from dynvid.checkpoint import described, net_from_checkpoint, read_checkpoint
     from dynvid.inference.measuring import measure
     from dynvid.inference.preparation import Preparation
     from dynvid.inference.recipe import prepare
     from dynvid.profile import read_profiles, with_profile
 
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no GPU here")
     checkpoint = read_checkpoint(options.checkpoint)
     net = net_from_checkpoint(checkpoint, options.checkpoint).eval()
     profiles = read_profiles(described(checkpoint, options.checkpoint).get("profiles"), net.route)
@@ -96,15 +92,7 @@ def _parser() -> Arguments:
     parser.add_argument(
         "--clips", type=int, default=16, help="At most so many videos, evenly spaced in the list (default: 16)."
     )
-    parser.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="A GPU by default, where there is one."
-    )
-    parser.add_argument(
-        "--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="What the net computes in."
-    )
-    parser.add_argument(
-        "--optimize", choices=["none", "default", "compile"], default="default", help="How the net is made fast."
-    )
+    add_speed(parser)
     parser.add_argument("--output", help="The new checkpoint (default: beside the old one, NAME-profiled.ckpt).")
     parser.add_argument(
         "--in-place", "--in_place", action="store_true", help="Put the profile into the checkpoint itself, in one step."
