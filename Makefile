@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Test files run side by side, so each has one thread; a file's tests stay together, for they share what they trained.
 TESTS := -m pytest -n auto --dist loadfile
 
-.PHONY: demo test check test-minimum test-newest test-extras format clean
+.PHONY: demo test test-slow check test-minimum test-newest test-extras format clean
 
 demo: $(INSTALLED)
 	$(BIN)/dynvid fit --config quickstart.yaml
@@ -18,6 +18,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python $(TESTS)
+
+test-slow: $(INSTALLED) # those that start several processes, or take long
+	OMP_NUM_THREADS=1 $(BIN)/python $(TESTS) -m slow
 
 check: $(INSTALLED)
 	$(BIN)/ruff check
@@ -39,21 +42,28 @@ test-newest: # with pre-releases of everything
 	OMP_NUM_THREADS=1 .venv-newest/bin/python $(TESTS)
 
 # What each extra alone is for; base is none.
-EXTRAS ?= base test lint browser loggers dev
+EXTRAS ?= base test lint browser loggers onnx openvino ray serve demo dev
 use-base := python -c "import dynvid, pkgutil; [__import__(m.name) for m in pkgutil.walk_packages(dynvid.__path__, 'dynvid.')]"
-use-test := python -m pytest tests/test_routes.py tests/test_cli.py tests/test_recorded.py && \
-	OMP_NUM_THREADS=1 .venv-extra/bin/python $(TESTS) -m slow
+use-test := python -m pytest tests/test_routes.py tests/test_cli.py tests/test_recorded.py
 use-lint := ruff check && .venv-extra/bin/mypy
 use-browser := python -m pytest -m browser tests/browser
 use-loggers := python -m pytest tests/loggers
+use-onnx := python -m pytest -m extra tests/extras/test_onnx.py
+use-openvino := python -m pytest -m extra tests/extras/test_openvino.py
+use-ray := python -m pytest -m extra tests/extras/test_ray.py
+use-serve := python -m pytest -m extra tests/extras/test_serve.py
+use-demo := python -m pytest -m extra tests/extras/test_demo.py
 use-dev := python -m pytest --version
+# What their tests need beside them.
+with-onnx with-openvino with-ray with-serve := pytest
+with-demo := pytest playwright
 
 test-extras: $(addprefix test-extra-,$(EXTRAS)) # each in an environment of its own, from a wheel
 
 test-extra-%:
 	$(PYTHON) -m venv --clear .venv-extra
 	.venv-extra/bin/pip install --quiet uv
-	.venv-extra/bin/uv pip install --quiet --python .venv-extra '.$(if $(filter base,$*),,[$*])'
+	.venv-extra/bin/uv pip install --quiet --python .venv-extra '.$(if $(filter base,$*),,[$*])' $(with-$*)
 	.venv-extra/bin/dynvid --help
 	.venv-extra/bin/$(use-$*)
 

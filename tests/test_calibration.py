@@ -61,6 +61,7 @@ def test_candidates_are_the_published_rule_and_one_threshold_for_the_exits_in_us
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 999))
+@pytest.mark.slow
 def test_no_candidate_beats_the_frontier(seed):
     scores, correct = outcomes(seed)
     found = frontier(scores, correct, GMACS)
@@ -105,6 +106,7 @@ def test_masks_count_what_the_policy_chooses(dtype):
         assert torch.allclose(found.gmacs, (taken + 1).float().mean(1))
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_videos_and_not_with_the_candidates():
     """1,240 sets of thresholds times 20,000 videos would be 200 MB as int64."""
     code = """

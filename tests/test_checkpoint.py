@@ -296,6 +296,7 @@ print("ok" if grown < 200 else f"{grown} MB")
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads its own size from /proc")
+@pytest.mark.slow
 def test_a_description_cannot_ask_for_more_than_its_weights(tmp_path):
     run = subprocess.run([sys.executable, "-c", HOSTILE, tmp_path / "x.ckpt"], capture_output=True, text=True)
     assert run.stdout.strip() == "ok", run.stdout + run.stderr

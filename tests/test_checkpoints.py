@@ -75,6 +75,7 @@ def flat_checkpoint(folder, **arguments):
     ],
     ids=lambda how: next(reversed(how)),
 )
+@pytest.mark.slow
 def test_last_is_the_last_state_whatever_the_metric_does(data, tmp_path, how):
     class Stop(pl.Callback):
         """As Lightning's timer stops a run that has a limit of time."""
@@ -94,6 +95,7 @@ def test_last_is_the_last_state_whatever_the_metric_does(data, tmp_path, how):
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) in (["best.ckpt", "last.ckpt"], ["last.ckpt"])
 
 
+@pytest.mark.slow
 def test_last_is_written_after_each_validation_on_the_way(data, tmp_path):
     class Look(pl.Callback):
         seen = []
@@ -107,6 +109,7 @@ def test_last_is_written_after_each_validation_on_the_way(data, tmp_path):
     assert Look.seen == [0, 0, 2, 2, 4, 5, 5, 7, 7, 9]
 
 
+@pytest.mark.slow
 def test_last_goes_on_where_an_epoch_was_left(data, tmp_path):
     """A run of which `last` is of step 4 of 5 takes one step more in that epoch, not five."""
     first = trainer(tmp_path, flat_checkpoint(tmp_path), max_epochs=-1, max_steps=4, val_check_interval=0.4)
@@ -224,6 +227,7 @@ def test_what_another_process_still_writes_stays(tmp_path):
     assert not busy.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_write_into_one_folder(tmp_path):
     """Each takes away what killed ones left, and never what the other is about to write."""
     other = os.fork()
@@ -312,6 +316,7 @@ def found_again(path, data, max_drop):
     return thresholds_for_drop(module.curve.scores, module.curve.correct, module.net.gmacs, max_drop)
 
 
+@pytest.mark.slow
 def test_checkpoints_between_validations_hold_full_inference(data, tmp_path):
     steps = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=1)
     last = TrainingCheckpoint(tmp_path, save_last=True, monitor="val/mean_exit_accuracy", mode="max", filename="best")
@@ -345,6 +350,7 @@ def test_an_exception_after_validation_saves_no_stale_thresholds(data, tmp_path)
     assert content(tmp_path / "last.ckpt")["global_step"] == 7
 
 
+@pytest.mark.slow
 def test_training_on_without_validation_loses_the_thresholds(data, tmp_path, capsys):
     module = make()
     calibration = Calibration(max_drop=0.1, confidence=None)
@@ -440,6 +446,7 @@ def test_a_single_exit_needs_no_thresholds(data, tmp_path):
 # Averaged weights
 
 
+@pytest.mark.slow
 def test_an_average_that_has_not_begun_is_the_net_itself(data, tmp_path):
     """Lightning would validate, save and leave behind the net as it was before training."""
     average = EMAWeightAveraging(decay=0.5, update_starting_at_step=7)
@@ -473,6 +480,7 @@ def test_an_average_that_has_not_begun_is_the_net_itself(data, tmp_path):
     assert int(saved["averaging_state"]["n_averaged"]) == 3
 
 
+@pytest.mark.slow
 def test_an_average_that_moves_at_the_end_of_an_epoch_is_saved_as_it_was_validated(data, tmp_path):
     average = EMAWeightAveraging(decay=0.5, update_every_n_steps=0, update_starting_at_epoch=0)
     best = TrainingCheckpoint(tmp_path, filename="best", save_last=True, monitor="val/loss")

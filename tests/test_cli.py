@@ -54,6 +54,7 @@ def fails(capsys, *arguments):
     return caught.value.code, error[0]
 
 
+@pytest.mark.slow
 def test_test_prints_the_two_lines_and_writes_the_report(here, capsys):
     main(["test", "--config", "quickstart.yaml", "--ckpt_path", "best", *TINY])
     printed = capsys.readouterr().out
@@ -92,6 +93,7 @@ def test_a_checkpoint_needs_no_pretrained_weights(here, capsys):
     assert "dynamic inference: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_resume_from_last_goes_on_where_the_best_is(here, capsys, recwarn):
     def best_score():
         callbacks = torch.load(best(here).with_name("last.ckpt"), weights_only=True)["callbacks"]
@@ -143,6 +145,7 @@ def test_overlays_compose(capsys, backbone):
 
 
 @pytest.mark.parametrize("overlay", STATIC)
+@pytest.mark.slow
 def test_static_nets_train_and_test_under_a_budget_too(here, capsys, overlay):
     common = ["--config", "quickstart.yaml", "--config", overlay, *TINY]
     budget = ["--calibration.budget", "0.001", "--calibration.max_drop", "null"]
@@ -151,6 +154,7 @@ def test_static_nets_train_and_test_under_a_budget_too(here, capsys, overlay):
     assert "0.0 % saved, +0.0 points" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_training_options_of_the_readme(here, capsys):
     options = """--model.loss ExitLoss --model.loss.weights [0.5,1,1,1] --model.loss.label_smoothing 0.1
         --model.loss.distillation 1.0 --model.loss.temperature 2 --model.gradient_equilibrium true
@@ -365,6 +369,7 @@ def test_a_logger_without_its_package_is_one_line(here, capsys, tmp_path, monkey
     assert (code, line) == (1, "dynvid: error: a package is missing: No module named 'package_that_is_not_there'")
 
 
+@pytest.mark.slow
 def test_the_console_has_lines_or_a_bar(here, capsys, caplog, monkeypatch):
     command = [word for word in TINY if word not in ("--trainer.enable_progress_bar", "--trainer.enable_model_summary")]
     command = [word for word in command if word != "false"] + ["--trainer.logger", "false"]

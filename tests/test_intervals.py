@@ -73,6 +73,7 @@ def test_a_bound_on_a_mean_is_the_better_of_two(count, mean):
         assert high - mean < 1e-6 or chance(high - 1e-3 * (high - mean)) > 0.025
 
 
+@pytest.mark.slow
 def test_means_of_recordings_are_covered_where_few_of_them_fail():
     """Where the bootstrap covers the true mean in three of four samples."""
     rng = np.random.default_rng(1)
@@ -103,6 +104,7 @@ def test_a_difference_is_covered_where_few_videos_differ():
     assert by_recording.high - by_recording.low > 0.3  # ten recordings say less than a hundred videos
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_mean_covers_it_as_often_as_it_says():
     rng = np.random.default_rng(0)
     covered = 0

@@ -93,6 +93,7 @@ def test_a_signal_to_the_whole_group_is_one_line_too(clips, tmp_path):
 
 
 @pytest.mark.parametrize(("size", "said"), [("14m", r"(best|last)\.ckpt: cannot be written: No"), ("4k", "No space")])
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_keeps_the_last_state(clips, tmp_path, monkeypatch, capsys, size, said):
     disk = tmp_path / "run"
     disk.mkdir()
@@ -143,6 +144,7 @@ def taken(capsys, clips):
     return capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.slow
 def test_a_damaged_last_is_passed_over_in_one_line(files, clips, capsys):
     last, best = files
     last.write_bytes(last.read_bytes()[:20_000])
@@ -156,6 +158,7 @@ def test_a_damaged_last_is_passed_over_in_one_line(files, clips, capsys):
     assert f"{last} cannot be read, nor any other checkpoint" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_best_that_is_ahead_of_last_is_the_last_state(files, clips, capsys):
     """A kill between the two leaves them so; files that were merely copied in another order do not."""
     last, best = files
@@ -227,6 +230,7 @@ def test_the_best_of_an_older_run_is_not_taken_in_silence(files, clips, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_a_last_whose_steps_are_no_number_is_passed_over(files, clips, capsys):
     last, best = files
     saved = torch.load(last, weights_only=True)
@@ -304,6 +308,7 @@ def test_a_part_that_does_not_fit_is_one_line(files, clips, capsys, command, cha
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_random_changes_are_refused_in_one_line_or_do_no_harm(files, clips, capsys, seed):
     last, _ = files
     whole, chance = torch.load(last, weights_only=True), random.Random(seed)

@@ -45,6 +45,7 @@ def net(shift):
     return ExitNet("test_resnet", num_classes=2, num_frames=FRAMES, shift=shift, input_size=SIZE)
 
 
+@pytest.mark.slow
 def test_frame_averaging_cannot_tell_a_direction_however_it_is_trained():
     """Clip and reversed clip give the same logits, to rounding: one of the two answers is always wrong."""
     trained = train(net("none"), epochs=2)

@@ -53,6 +53,7 @@ def last(run):
     return run.checkpoint_callback.last_model_path
 
 
+@pytest.mark.slow
 def test_fit_writes_curve_and_figure(fitted):
     module, run = fitted
     with open(f"{run.log_dir}/flops_accuracy.csv") as file:
@@ -127,6 +128,7 @@ def test_the_test_curve_uses_thresholds_of_the_validation_split(fitted, data):
     assert rows == {tuple(row) for row in module.curve_thresholds.tolist()}
 
 
+@pytest.mark.slow
 def test_resuming_equals_never_having_stopped(data, tmp_path):
     class Fixed(SyntheticDataModule):
         """The same clips in the same order every epoch, so that nothing but the state of training matters."""
@@ -291,6 +293,7 @@ def test_mixup_in_training_only(data, tmp_path):
     assert all(x.dtype == torch.int64 for x in labels.val)
 
 
+@pytest.mark.slow
 def test_averaged_weights_keep_thresholds_of_their_own(data, tmp_path):
     """Lightning's averaging averages buffers too: infinite thresholds would stay infinite, or become NaN."""
     average = EMAWeightAveraging(decay=0.8)
@@ -357,6 +360,7 @@ def test_the_calibrated_curve_keeps_its_precision(data):
     assert module.net.dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_the_report_draws_the_published_rows_beside_the_curve(fitted, data, tmp_path):
     module, _ = fitted
     pages = []

@@ -69,6 +69,7 @@ def net(scramble_net):
     temperatures=TEMPERATURES,
     ranks=st.lists(st.floats(0, 1), min_size=5, max_size=5),
 )
+@pytest.mark.slow
 def test_predictions_take_the_exits_that_are_chosen_offline(net, seed, count, score, temperatures, ranks):
     video = videos_of(seed, count)
     with torch.no_grad():

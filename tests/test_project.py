@@ -13,6 +13,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from dynvid.extras import EXTRA_OF
+
 REPOSITORY = Path(__file__).parents[1]
 WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -60,6 +62,19 @@ def test_each_extra_is_installed_alone():
     makefile = (REPOSITORY / "Makefile").read_text()
     assert set(re.search(r"^EXTRAS \?= (.*)$", makefile, re.MULTILINE)[1].split()) == extras
     assert {name for name in extras if f"\nuse-{name} := " in makefile} == extras
+
+
+def test_packages_of_extras_are_imported_by_one_function_and_come_with_the_extra_that_it_names():
+    for module, extra in EXTRA_OF.items():
+        listed = [Requirement(line).name for line in PROJECT["optional-dependencies"][extra]]
+        assert canonicalize_name(module) in map(canonicalize_name, listed)
+    asked = {
+        node.args[0].value.partition(".")[0]
+        for file in (REPOSITORY / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "require" and isinstance(node.args[0], ast.Constant)
+    }
+    assert asked <= EXTRA_OF.keys()
 
 
 def test_the_package_imports_nothing_that_the_base_install_lacks():

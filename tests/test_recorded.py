@@ -94,6 +94,7 @@ def test_a_test_split_that_is_worse_breaks_the_promise_by_as_much_as_it_is(tmp_p
     assert first["dynamic_interval"][0] < 1 - 29 / 200 < first["dynamic_interval"][1]
 
 
+@pytest.mark.slow
 def test_clips_of_one_recording_break_promises_made_by_clip(tmp_path):
     import real_nets
 

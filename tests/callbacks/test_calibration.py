@@ -50,6 +50,7 @@ def fit(folder, module, data, *callbacks, monitor="val/mean_exit_accuracy", max_
     return run, described(read_checkpoint(saved.best_model_path))
 
 
+@pytest.mark.slow
 def test_the_videos_that_calibrate_do_not_choose(data, tmp_path, caplog):
     module = make()
     with caplog.at_level("INFO"):
@@ -109,6 +110,7 @@ def test_enough_in_all_but_not_in_two_thirds_promises_nothing(data, tmp_path, ca
     assert module.policy.thresholds[:-1].isposinf().all()
 
 
+@pytest.mark.slow
 def test_a_callback_serves_a_second_net(data, tmp_path):
     calibration = Calibration(max_drop=0.2)
     fit(tmp_path / "one", make(), data, calibration)
@@ -118,6 +120,7 @@ def test_a_callback_serves_a_second_net(data, tmp_path):
     assert other.policy.num_exits == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_does_not_forget_who_chose(data, tmp_path):
     """The best so far was chosen by all videos, under a budget; so was what comes of it."""
     module = make()

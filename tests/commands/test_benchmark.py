@@ -50,6 +50,7 @@ def files(tmp_path_factory, scramble_net):
     return folder / "net.ckpt", folder / "clips"
 
 
+@pytest.mark.slow
 def test_without_checkpoint_and_data(bench):
     before = torch.get_num_threads()
     arguments = [*NO_DATA, "--forced-exits", "60,20,15,5", "--batch-size", "2", "1", "--device", "cpu", "--json"]
@@ -71,6 +72,7 @@ def test_without_checkpoint_and_data(bench):
 
 
 @pytest.mark.parametrize(("route", "shares", "exits"), [("unified", "1,1,1,1", 4), ("input", "2,1,1", 3)])
+@pytest.mark.slow
 def test_routes_by_name_and_plain_tsm_beside_them(bench, route, shares, exits):
     arguments = [*NO_DATA, "--route", route, "--forced-exits", shares, "--against", "tsm", "--json"]
     code, out, _ = bench(*arguments, "--batch-size", "2")
@@ -83,6 +85,7 @@ def test_routes_by_name_and_plain_tsm_beside_them(bench, route, shares, exits):
     ]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_on_clips(bench, files):
     checkpoint, clips = files
     code, out, err = bench(checkpoint, "--repeats", "1", clips, "--against", checkpoint, "--batch-size", "2", "--json")
@@ -101,6 +104,7 @@ def test_a_checkpoint_on_clips(bench, files):
     assert len(found["disagreement"]) == 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_forced_exits_needs_no_clips(bench, files):
     code, out, _ = bench(files[0], "--forced-exits", "1,1,1,1", "--repeats", "1", "--batch-size", "1", "--json")
     found = json.loads(out)
@@ -109,6 +113,7 @@ def test_a_checkpoint_with_forced_exits_needs_no_clips(bench, files):
     assert found["disagreement"] == []
 
 
+@pytest.mark.slow
 def test_a_table(bench, files):
     code, out, _ = bench(*files, "--repeats", "1", "--against", "tsm")
     assert code == 0
@@ -117,6 +122,7 @@ def test_a_table(bench, files):
     assert "decoding included; ratios of cpu time, median (lowest to highest)" in out
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_skipped_and_named(bench, monkeypatch):
     real = contest.compare
 

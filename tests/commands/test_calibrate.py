@@ -52,6 +52,7 @@ def run(*arguments):
     return left.value.code
 
 
+@pytest.mark.slow
 def test_another_target_from_the_validation_split_and_again_from_its_outputs(trained, checkpoint, tmp_path, capsys):
     assert run(checkpoint, *data_of(trained), "--max-drop", "0.3", "--confidence", "0.8") == 0
     printed = capsys.readouterr().out
@@ -75,6 +76,7 @@ def test_another_target_from_the_validation_split_and_again_from_its_outputs(tra
     assert torch.equal(load(again).policy.thresholds, expected)
 
 
+@pytest.mark.slow
 def test_the_answers_are_those_of_validate(trained, checkpoint, tmp_path):
     main(["validate", *data_of(trained), "--ckpt_path", str(checkpoint), "--trainer.default_root_dir", str(tmp_path)])
     assert run(checkpoint, *data_of(trained), "--budget", "1") == 0
@@ -110,6 +112,7 @@ def test_without_labels_from_a_folder(trained, checkpoint, tmp_path, capsys):
     assert (found["frames"], found["depth"]) == tuple(module.net.route[taken])
 
 
+@pytest.mark.slow
 def test_no_promise_thresholds_by_hand_and_another_score(trained, checkpoint, tmp_path, capsys):
     loose = ["--max-drop", "0.1", "--confidence", "null", "--score", "margin", "--output", tmp_path / "loose.ckpt"]
     assert run(checkpoint, *data_of(trained), *loose) == 0
@@ -170,6 +173,7 @@ def test_who_chose_is_not_forgotten_by_calibrating_twice(trained, checkpoint, tm
 
 
 @pytest.mark.parametrize("chosen_by", ["these", None])
+@pytest.mark.slow
 def test_videos_that_chose_the_checkpoint_promise_nothing(trained, checkpoint, tmp_path, capsys, chosen_by):
     content = torch.load(checkpoint, weights_only=True)
     content["dynvid"] |= {"chosen_by": chosen_by}
@@ -182,6 +186,7 @@ def test_videos_that_chose_the_checkpoint_promise_nothing(trained, checkpoint, t
     assert load(tmp_path / "loose.ckpt").point.videos == 40
 
 
+@pytest.mark.slow
 def test_clips_without_labels_may_be_of_recordings(trained, checkpoint, tmp_path, capsys):
     clips = trained[0] / "clips" / "test"
     asked = ["--videos", clips, "--max-disagreement", "0.5", "--num-workers", "0", "--output", tmp_path / "g.ckpt"]
@@ -195,6 +200,7 @@ def test_clips_without_labels_may_be_of_recordings(trained, checkpoint, tmp_path
     assert "--group (: no regular expression" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_videos_that_fit_may_have_trained_on_promise_nothing(checkpoint, tmp_path, capsys):
     """Other clips under the same names of classes: not the list that `fit` validated on."""
     other = [*TINY[:3], "10", *TINY[4:]]
@@ -211,6 +217,7 @@ def test_the_table_beside_the_new_checkpoint_is_under_its_point(trained, checkpo
     assert torch.equal(outputs.policy.thresholds, module.policy.thresholds)
 
 
+@pytest.mark.slow
 def test_what_needs_labels_says_so(trained, checkpoint, tmp_path, capsys):
     clips = trained[0] / "clips" / "test"
     asked = ["--videos", clips, "--max-disagreement", "0.3", "--num-workers", "0", "--output", tmp_path / "v.ckpt"]
@@ -253,6 +260,7 @@ def test_what_cannot_be_is_said_in_one_line(checkpoint, tmp_path, capsys, monkey
     assert "\n" not in error
 
 
+@pytest.mark.slow
 def test_outputs_of_other_weights_and_of_test_data_are_refused(trained, checkpoint, tmp_path, capsys):
     logs = ["--trainer.default_root_dir", str(tmp_path / "logs")]
     main(["test", *data_of(trained), "--ckpt_path", str(checkpoint), *logs])
@@ -285,6 +293,7 @@ def test_the_new_checkpoint_says_what_it_was_asked_for(checkpoint, tmp_path):
     assert "optimizer_states" in content  # nothing is lost
 
 
+@pytest.mark.slow
 def test_generated_clips_are_made_where_they_are_missing(checkpoint, tmp_path):
     made = ["--config", "quickstart.yaml", "--data.root", str(tmp_path / "fresh"), *TINY]
     assert run(checkpoint, *made, "--max-drop", "0.3") == 0

@@ -121,6 +121,7 @@ def test_a_value_that_the_data_decides_is_refused(capsys, arguments, said):
     assert said in error(capsys, *FIT, *TINY, *arguments)
 
 
+@pytest.mark.slow
 def test_the_config_that_a_run_leaves_can_be_used_again(tmp_path, capsys):
     quick = ["--data.num_workers", "0", "--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1"]
     quick += ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]

@@ -84,6 +84,7 @@ def test_a_profile_goes_into_a_new_checkpoint_beside_the_old_one(made, checkpoin
     assert (code, "exists already" in err, "--in-place" in err) == (1, True, True)
 
 
+@pytest.mark.slow
 def test_in_place_and_as_json(made, checkpoint, dynvid, monkeypatch):
     quick = ["--repeats", 1, "--optimize", "none", "--in-place", "--json"]
     code, out, err = dynvid("profile", checkpoint, made / "clips" / "0.mp4", *quick)
@@ -142,6 +143,7 @@ def with_profiles(path, *costs, **changes):
     torch.save(content, path)
 
 
+@pytest.mark.slow
 def test_calibrate_goes_by_the_stored_milliseconds(made, checkpoint, tmp_path, dynvid):
     clips = ["--videos", made / "clips", "--num-workers", 0]
     code, _, err = dynvid("calibrate", checkpoint, "--budget-ms", 12, *clips)

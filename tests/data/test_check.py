@@ -88,6 +88,7 @@ def test_a_list_that_cannot_be_written_to_its_end_stays_as_it_was(videos: list[s
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.slow
 def test_results(videos: list[str], tmp_path: Path, num_workers: int) -> None:
     summary = check_videos(videos + videos, tmp_path / "out", num_workers)
     assert (summary.videos, summary.unreadable, summary.damaged) == (5, 1, 1)
@@ -159,6 +160,7 @@ def test_an_interrupt_keeps_what_was_done(videos: list[str], tmp_path: Path, mon
     assert [row["path"] for row in table(tmp_path / "checked.csv")] == videos[:2]
 
 
+@pytest.mark.slow
 def test_a_file_that_kills_its_process_or_takes_too_long_is_named(
     videos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,6 +370,7 @@ def test_arguments_of_the_command(
     assert (caught.value.code, capsys.readouterr().err) == (code, f"dynvid: error: {message}\n")
 
 
+@pytest.mark.slow
 def test_real_clips(real_data: Path, tmp_path: Path) -> None:
     paths = [str(path) for path in sorted((real_data / "clips").glob("*/*.*")) if path.suffix not in ("", ".jpg")]
     summary = check_videos([*paths, str(real_data / "clips/frames")], tmp_path, 2)

@@ -508,6 +508,7 @@ def fuzz() -> Callable[..., object]:
     return module
 
 
+@pytest.mark.slow
 def test_damaged_videos_give_right_frames_or_an_error(fuzz) -> None:  # type: ignore[no-untyped-def]
     """A few of the mutations of benchmarks/fuzz.py; not VP8's, where FFmpeg leaves in silence what it cannot decode."""
     found = [result for result in fuzz.try_seeds(list(range(120))) if result[1] != "vp8.webm"]

@@ -44,6 +44,7 @@ def along(net, route):
     batch=st.integers(1, 3),
     seed=st.integers(0, 99),
 )
+@pytest.mark.slow
 def test_cells_are_what_any_route_answers(scramble_net, found, order, shift, batch, seed):
     depths, route = found
     torch.manual_seed(seed)
@@ -82,6 +83,7 @@ def net_along(name, route, order="chronological"):
 @settings(max_examples=12, deadline=None)
 @given(route=routes(DEPTHS[1:]).map(tuple), order=st.sampled_from(["chronological", "thue_morse"]))
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit3"])
+@pytest.mark.slow
 def test_costs_of_cells_add_up_to_those_of_any_route(name, route, order):
     costs = net_along(name, tuple((FRAMES, d) for d in DEPTHS[1:])).cell_costs
     assert costs.of(route) == pytest.approx(net_along(name, route, order).gmacs, rel=1e-9)
@@ -92,6 +94,7 @@ def test_full_inference_costs_what_one_exit_costs():
     assert net.cell_costs.of([(FRAMES, 4)])[0] == pytest.approx(net.full_gmacs, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_msdnet_embeds_at_a_price():
     """Its heads are convolutions on every frame: method.md's table, in millions per frame of 224 x 224."""
     net = ExitNet("msdnet38", num_classes=400, num_frames=2, shift="none", route=[(2, d) for d in range(1, 6)])

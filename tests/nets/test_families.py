@@ -161,6 +161,9 @@ def open_branches(net):
             parameter.uniform_(0.1, 0.3)
 
 
+FEW = ("byobnet", "convnext", "deit", "efficientnet", "regnet", "resnet", "swin_transformer", "vision_transformer")
+
+
 def walk(net, video, full):
     """Take every exit, leave one video behind at the first, and compare with the parallel pass."""
     stream = net.stream(video)
@@ -172,7 +175,7 @@ def walk(net, video, full):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [f if f in FEW else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
 def test_family(scramble, family):
     name, side, arguments = FAMILIES[family]
     if family not in timm.list_modules():

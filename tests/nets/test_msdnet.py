@@ -159,6 +159,7 @@ def test_parameters_of_msdnet38():
     assert body.exit_depths == (1, 2, 3, 4, 5)
 
 
+@pytest.mark.slow
 def test_macs_of_msdnet38():
     with torch.device("meta"):
         net = make(config={}, num_classes=400, num_frames=16, shift="online")

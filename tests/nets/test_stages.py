@@ -151,6 +151,7 @@ def test_an_image_size_that_does_not_fit_is_named():
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet", "swin_tiny_patch4_window7_224"])
+@pytest.mark.slow
 def test_a_net_of_a_checkpoint_is_the_net_that_was_saved(scramble, backbone):
     size = 224 if backbone.startswith("swin") else 64  # Swin keeps a table that is not saved
     net = scramble(ExitNet(backbone, num_classes=3, num_frames=2, shift="none", input_size=size))

@@ -51,6 +51,7 @@ def test_names():
 
 @pytest.mark.parametrize("shift", ["bidirectional", "online"])
 @pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.slow
 def test_every_weight_finds_its_place(name, shift):
     state, net = state_of(name), make(name=name, shift=shift)
     assert load_tsm_checkpoint(net, state) == ()

@@ -69,6 +69,7 @@ class Recorded:
     labelled=st.booleans(),
     per_recording=st.integers(1, 3),
 )
+@pytest.mark.slow
 def test_the_json_is_what_loops_over_the_table_give(tmp_path_factory, seed, videos, exits, labelled, per_recording):
     folder = tmp_path_factory.mktemp("report")
     make_outputs(seed, videos, 6, exits, labelled, per_recording).save(folder / "outputs.parquet")
