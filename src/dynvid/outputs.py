@@ -20,7 +20,7 @@ from torch import Tensor
 from dynvid import strict_json
 from dynvid.calibration import OperatingPoint, listing_of
 from dynvid.errors import InputError, MissingFileError
-from dynvid.policy import SCORE_NAMES, ThresholdPolicy
+from dynvid.policy import SCORE_NAMES, ThresholdPolicy, choose_exits
 from dynvid.profile import Profile, read_profiles
 from dynvid.routes import Exit, Route, check_route
 from dynvid.text import printable
@@ -120,6 +120,11 @@ class Outputs:
         if with_labels:
             return self.correct[-1] & ~self.correct
         return self.predicted != self.predicted[-1]
+
+    def differing(self, thresholds: Tensor) -> float:
+        """Share of the videos that these thresholds (K,) give another label than full inference does."""
+        taken = choose_exits(self.scores, thresholds)
+        return float(self.lost(with_labels=False).gather(0, taken[None]).double().mean())
 
     def of(self, chosen: Tensor) -> Self:
         """Some of the videos: bool (N,)."""

@@ -1,5 +1,6 @@
 """Thresholds, found on a split that is neither trained on nor tested on."""
 
+from dynvid.calibration.audit import Audit, anytime_interval
 from dynvid.calibration.candidates import (
     SHARE_RATIOS,
     SHARED_LEVELS,
@@ -30,6 +31,7 @@ __all__ = [
     "CALIBRATING",
     "SHARED_LEVELS",
     "SHARE_RATIOS",
+    "Audit",
     "ChosenBy",
     "FoundRoute",
     "Frontier",
@@ -38,6 +40,7 @@ __all__ = [
     "OperatingPoint",
     "Operation",
     "Target",
+    "anytime_interval",
     "best_route",
     "bounded_interval",
     "calibration_error",

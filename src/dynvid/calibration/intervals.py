@@ -47,8 +47,8 @@ def share_interval(hits: Tensor, groups: Sequence[str] | None = None, confidence
     if recordings < videos:
         return bounded_interval(float(hits.double().mean()), recordings, confidence)
     count = int(hits.sum())
-    low = _crossing(lambda p: float(binomial_cdf(videos, p)[count - 1]) <= 1 - tail) if count else 0.0
-    high = _crossing(lambda p: float(binomial_cdf(videos, p)[count]) <= tail) if count < videos else 1.0
+    low = crossing(lambda p: float(binomial_cdf(videos, p)[count - 1]) <= 1 - tail) if count else 0.0
+    high = crossing(lambda p: float(binomial_cdf(videos, p)[count]) <= tail) if count < videos else 1.0
     return Interval(low, high)
 
 
@@ -71,7 +71,7 @@ def bounded_interval(mean: float, count: int, confidence: float = 0.95) -> Inter
     tail = (1 - confidence) / 2
 
     def highest(mean: float) -> float:
-        return 1.0 if mean >= 1 else _crossing(lambda risk: risk > mean and _chance(mean, count, risk) <= tail)
+        return 1.0 if mean >= 1 else crossing(lambda risk: risk > mean and _chance(mean, count, risk) <= tail)
 
     return Interval(1 - highest(1 - mean), highest(mean))
 
@@ -154,7 +154,7 @@ def _chance(mean: float, count: int, risk: float) -> float:
     return min(math.exp(-count * apart), bentkus)
 
 
-def _crossing(holds: Callable[[float], bool]) -> float:
+def crossing(holds: Callable[[float], bool]) -> float:
     """Where in [0, 1] something begins to hold, to the last bit."""
     low, high = 0.0, 1.0
     while low < (middle := (low + high) / 2) < high:

@@ -48,6 +48,8 @@ class OperatingPoint:
         listing: A name for the list of these videos.
         milliseconds: Mean milliseconds per video of them, where costs were counted in them.
         profile: The profile that these are of, in words.
+        differing: Share of them that the exit taken labels otherwise than full inference does; None where that was not
+            looked at.
 
     Example:
         >>> print(OperatingPoint("max_drop", 0.01, 0.95, "val", 400, 400, lost=0.0025, gmacs=0.03))
@@ -69,6 +71,7 @@ class OperatingPoint:
     listing: str = ""
     milliseconds: float | None = None
     profile: str = ""
+    differing: float | None = None
 
     @property
     def promised(self) -> bool:
@@ -196,7 +199,7 @@ def _offer(value: object) -> bool:
     return _number(risk) and (saved is None or signed) and _count(needed)
 
 
-_ADDED = {"milliseconds", "profile"}  # older files lack them
+_ADDED = {"milliseconds", "profile", "differing"}  # older files lack them
 _FITS: dict[str, Callable[[Any], bool]] = {
     "rule": lambda x: x in get_args(Rule),
     "target": _number_or_none,
@@ -212,5 +215,6 @@ _FITS: dict[str, Callable[[Any], bool]] = {
     "listing": lambda x: isinstance(x, str) and len(x) <= 100,
     "milliseconds": _number_or_none,
     "profile": lambda x: isinstance(x, str) and len(x) <= 1000,
+    "differing": lambda x: x is None or (_number(x) and x <= 1),
     "offers": lambda x: isinstance(x, list | tuple) and len(x) <= 100 and all(map(_offer, x)),
 }

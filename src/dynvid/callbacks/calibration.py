@@ -109,7 +109,7 @@ class Calibration(pl.Callback):
             "thresholds": thresholds,
             "curve_thresholds": whole_curve(outputs.scores, outputs.correct, outputs.gmacs),
             "weights": pl_module.validated_weights,
-            "point": replace(point, listing=listing_of(outputs.paths)),
+            "point": replace(point, listing=listing_of(outputs.paths), differing=outputs.differing(thresholds)),
         }
         pl_module.set_thresholds(**self._found)
 

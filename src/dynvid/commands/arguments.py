@@ -53,6 +53,26 @@ def add_speed(parser: Arguments) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
 
 
+def add_audit(parser: Arguments) -> None:
+    """Add the option that says how many videos are audited."""
+    parser.add_argument(
+        "--audit",
+        type=_share,
+        metavar="SHARE",
+        help="Share of videos taken on to the last exit, to see whether the promise is kept: 0.02 (default: none)",
+    )
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a share, above 0 and up to 1")
+    return share
+
+
 def _count(text: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", text) or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r}: a whole number, 1 or more")

@@ -250,7 +250,8 @@ def _calibrated(
             outputs.full_gmacs,
             profile,
         )
-    return thresholds, curve, policy, replace(point, listing=listing_of(outputs.paths))
+    point = replace(point, listing=listing_of(outputs.paths), differing=outputs.differing(thresholds))
+    return thresholds, curve, policy, point
 
 
 def _by_hand(given: list[str], exits: int) -> Tensor:

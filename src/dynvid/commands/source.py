@@ -1,6 +1,5 @@
 """The videos that `dynvid calibrate` goes by: recorded before, or to be answered now."""
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from dynvid.calibration import Target
 from dynvid.commands.parser import Parser
+from dynvid.commands.recordings import name_recordings
 from dynvid.commands.search import search
 from dynvid.data import Video, VideoDataset, collate, decode_size, eval_transform
 from dynvid.data.files import short
@@ -67,7 +67,9 @@ def find_source(
         if not paths:
             raise InputError(f"{printable(options.videos[0])}: nothing to calibrate on")
         size, name = module.net.input_size, printable(short(", ".join(options.videos)))
-        videos = [Video(path, -1, group) for path, group in zip(paths, _groups(paths, options.group), strict=True)]
+        videos = [
+            Video(path, -1, group) for path, group in zip(paths, name_recordings(paths, options.group), strict=True)
+        ]
         dataset = VideoDataset(
             videos,
             module.net.num_frames,
@@ -132,27 +134,6 @@ def record(module: DynamicInferenceModule, source: Source) -> tuple[Outputs, int
         profiles=module.profiles,
     )
     return outputs, left_out
-
-
-def _groups(paths: list[str], group: str | None) -> list[str]:
-    """What `--group` finds in each path; empty where it is not asked for.
-
-    Raises:
-        InputError: It is no regular expression, or finds nothing in a path.
-    """
-    if group is None:
-        print(
-            "each file counts as a recording of its own; where clips are cut from recordings, name these with --group"
-        )
-        return [""] * len(paths)
-    try:
-        found = [re.search(group, path) for path in paths]
-    except re.error as error:
-        raise InputError(f"--group {group}: no regular expression ({error})") from error
-    for path, match in zip(paths, found, strict=True):
-        if match is None:
-            raise InputError(f"--group {group}: finds nothing in {printable(path)}")
-    return [match.group(1) if match.lastindex else match.group() for match in found if match]
 
 
 def _refuse_others(module: DynamicInferenceModule, target: Target | None, listed: str) -> None:
