@@ -1,5 +1,6 @@
-"""Checkpoints, which may come from strangers: everything in them is checked before anything is built. No Lightning."""
+"""Checkpoints and models' folders, which may come from strangers: checked before a net is built. No Lightning."""
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -7,10 +8,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
 from dynvid.calibration import ChosenBy, OperatingPoint, num_candidates
 from dynvid.data.sampling import Sampling
 from dynvid.errors import InputError
+from dynvid.folder import local, read_folder
 from dynvid.nets import ExitNet
 from dynvid.nets.compiled import plain_name
 from dynvid.nets.description import check_plain, shown
@@ -32,14 +35,19 @@ LIGHTNING: dict[str, tuple[type, type | None]] = {
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint with `weights_only=True`.
+    """Read a checkpoint with `weights_only=True`, or a model's folder as the checkpoint that it was made of.
+
+    Args:
+        path: The file or folder; where there is neither, `user/name` is a model on the Hugging Face hub.
+        map_location: See `torch.load`; a folder's weights are read on the processor.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: There is no such file, folder or model.
         ValueError: The file is damaged, holds more than plain data, is no checkpoint, or has weights that are not
-            finite.
+            finite; or the hub cannot be reached.
     """
-    checkpoint = read_file(path, "checkpoint", map_location)
+    place = local(path)
+    checkpoint = read_folder(place) if place.is_dir() else read_file(place, "checkpoint", map_location)
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise InputError(f"{path}: holds no Lightning checkpoint")
     try:
@@ -151,6 +159,15 @@ def is_calibrated(checkpoint: Mapping[str, Any]) -> bool:
     """Whether thresholds were found for its weights; in older files, which do not say so, unless all are off."""
     infinite = checkpoint["state_dict"].get("policy.thresholds", torch.tensor(torch.inf)).isposinf().all()
     return bool(checkpoint["dynvid"].get("calibrated", not infinite))
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """A name for the net's weights and buffers in a state dict, to the bit and wherever they lie."""
+    digest = hashlib.sha256()
+    for name in sorted(name for name in state if name.startswith("net.")):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _is_positive(value: object) -> bool:

@@ -1,6 +1,5 @@
 """Training, evaluation and checkpoints of an ExitNet with Lightning."""
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from dynvid.calibration import ChosenBy, OperatingPoint, num_candidates
-from dynvid.checkpoint import described, is_calibrated, net_from_checkpoint, read_checkpoint
+from dynvid.checkpoint import described, fingerprint, is_calibrated, net_from_checkpoint, read_checkpoint
 from dynvid.data import Video, VideoDataModule
 from dynvid.data.dataset import Skipped
 from dynvid.data.sampling import Sampling
@@ -569,12 +568,3 @@ def _listed(loaders: Any) -> tuple[list[str], list[str]]:
     loader = loaders[0] if isinstance(loaders, list | tuple) else loaders
     videos: Sequence[Video] = getattr(getattr(loader, "dataset", None), "videos", ())
     return [video.path for video in videos], [video.group for video in videos]
-
-
-def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """A name for the net's weights and buffers in a state dict, to the bit and wherever they lie."""
-    digest = hashlib.sha256()
-    for name in sorted(name for name in state if name.startswith("net.")):
-        digest.update(name.encode())
-        digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

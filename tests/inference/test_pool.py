@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynvid import DepthExitNet, InputExitNet, UnifiedExitNet
+from dynvid.calibration import Audit
 from dynvid.errors import InputError
 from dynvid.inference.pool import Limits, Pool, at_once
 from dynvid.nets import Stream
@@ -203,3 +204,44 @@ def test_the_memory_of_what_waits_is_handed_on_in_batches(scramble_net):
             torch.testing.assert_close(joined.advance(), whole.advance())
         with pytest.raises(InputError, match="same exit"):
             Stream.join([joined, net.stream(videos)], source)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.integers(0, 12),
+    st.integers(1, 5),
+    st.lists(st.floats(0.2, 0.5), min_size=4, max_size=4),
+    st.dictionaries(st.integers(0, 12), st.integers(0, FRAMES), max_size=3),
+    st.integers(0, 100),
+)
+def test_audits_change_no_answer_and_see_what_full_inference_says(net, count, batch_size, thresholds, broken, seed):
+    policy = ThresholdPolicy(thresholds=[*thresholds[: len(net.route) - 1], 0.0])
+    plain, _ = walk(net, policy, [Clip(seed + i, broken.get(i)) for i in range(count)], batch_size)
+    audit = Audit(1.0, limit=0.5)
+    clips = [Clip(seed + i, broken.get(i)) for i in range(count)]
+    with ThreadPoolExecutor(3) as executor, torch.inference_mode():
+        pool = Pool(net, policy, batch_size, executor.submit, audit=audit)
+        audited = list(pool.run(partial(lambda c: c, clip) for clip in clips))
+    for one, other in zip(plain, audited, strict=True):
+        assert isinstance(one, Exception) == isinstance(other, Exception)
+        if not isinstance(one, Exception):
+            assert [(a.position, a.label) for a in one] == [(a.position, a.label) for a in other]
+    # Those of which all frames can be read come to the last exit; by hand:
+    whole = [i for i in range(count) if broken.get(i, FRAMES) >= FRAMES]
+    differing = 0
+    for i in whole:
+        with torch.no_grad():
+            full = net(clips[i].video[None])[-1].argmax(-1)
+        differing += int(full) != audited[i][-1].label
+        assert sorted(clips[i].read_so_far) == list(range(FRAMES))
+    assert (audit.videos, audit.audited, audit.differing) == (count, len(whole), differing)
+
+
+def test_videos_with_limits_are_not_audited(net):
+    audit, last = Audit(1.0, limit=0.5), len(net.route) - 1
+    policy = ThresholdPolicy(len(net.route))
+    for limits in (Limits(last - 1), Limits(last, seconds=100.0)):
+        list(Pool(net, policy, 2, at_once, limits, audit).run([lambda: Clip(0)]))
+    assert (audit.videos, audit.audited) == (0, 0)
+    list(Pool(net, policy, 2, at_once, Limits(last), audit).run([lambda: Clip(0)]))
+    assert (audit.videos, audit.audited, audit.differing) == (1, 1, 0)

@@ -279,3 +279,17 @@ def test_real_clips(real_data, scramble_net):
     for path, found in zip(paths, recognizer.many(paths, 4, 2), strict=True):
         alone = recognizer(path)
         assert (found.label, found.exit) == (alone.label, alone.exit)
+
+
+def test_an_audit_says_how_often_full_inference_would_have_said_something_else(net, clips, expected, policy):
+    recognizer, plain = Recognizer(net, policy, NAMES, audit=1.0), Recognizer(net, policy, NAMES)
+    taken, labels = policy.choose(expected.log()), expected.argmax(-1)
+    differing = sum(int(labels[k, i] != labels[-1, i]) for i, k in enumerate(taken.tolist()))
+    for path in clips:
+        assert recognizer(path).label == plain(path).label
+        assert recognizer(path, deadline_ms=1e9).exit == plain(path).exit  # limited, so not audited
+    assert (recognizer.audit.videos, recognizer.audit.audited) == (len(clips), len(clips))
+    assert recognizer.audit.differing == differing
+    list(recognizer.many(clips))
+    assert (recognizer.audit.audited, recognizer.audit.differing) == (2 * len(clips), 2 * differing)
+    assert plain.audit is None

@@ -18,8 +18,9 @@ from dynvid.data.reading.container import check_size, demux
 from dynvid.data.reading.converter import Converter, Image, display_matrix, shrunk
 from dynvid.data.reading.decoder import Decoder
 from dynvid.data.reading.disk import UnlistedError
-from dynvid.data.reading.folder import IMAGE_SUFFIXES, FrameFolder, is_frame
+from dynvid.data.reading.folder import FrameFolder
 from dynvid.data.reading.reader import Clip, FrameReader
+from dynvid.data.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_frame
 from dynvid.errors import DamagedVideoError, VideoError
 
 __all__ = [
@@ -33,14 +34,6 @@ __all__ = [
     "open_video",
     "verified_video",
 ]
-
-VIDEO_SUFFIXES = frozenset(
-    {
-        *(".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"),
-        *(".webm", ".wmv"),
-    }
-)
-"""Lower-case file endings that count as a video."""
 
 _CHUNK = 32  # frames of a folder held in memory at a time
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from dynvid.data.video import VIDEO_SUFFIXES, is_frame
+from dynvid.data.suffixes import VIDEO_SUFFIXES, is_frame
 
 
 class Contents(NamedTuple):

@@ -26,18 +26,22 @@ class Recipe(NamedTuple):
 
     Attributes:
         optimize: What was asked for.
-        precision: Of weights and activations, `float32` or `bfloat16`.
+        precision: Of weights and activations, `float32`, `bfloat16` or `int8`.
         device: Where the net is.
         folded: Batch norms that are gone.
+        runtime: Who computes: `torch`, `onnx` or `openvino`.
     """
 
     optimize: Optimize
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "bfloat16", "int8"]
     device: torch.device
     folded: int
+    runtime: str = "torch"
 
     def __str__(self) -> str:
         """As in `cpu (AMX bf16), bfloat16, 53 batch norms folded, channels-last`."""
+        if self.runtime != "torch":
+            return f"{self.device}, {self.precision}, graphs run by {self.runtime}"
         parts = [f"{self.device}{_said(self.device)}", self.precision]
         if self.folded:
             parts.append(f"{self.folded} batch norms folded")

@@ -5,18 +5,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import torch
 
-from dynvid.calibration import OperatingPoint
+from dynvid.calibration import Audit, OperatingPoint
 from dynvid.checkpoint import is_calibrated, net_from_checkpoint, policy_from_checkpoint, read_checkpoint
 from dynvid.data.dataset import Skipped
 from dynvid.data.reading.reader import FrameReader
 from dynvid.errors import DynvidError, InputError
+from dynvid.folder import local
+from dynvid.inference.export import GraphRuntime
+from dynvid.inference.hub import Shared
+from dynvid.inference.live import LiveRecognizer
 from dynvid.inference.pool import Answer, Limits, Outcome, Pool, Submit, at_once
 from dynvid.inference.preparation import Preparation, Source
 from dynvid.inference.recipe import Optimize, Precision, Recipe, prepare
+from dynvid.inference.runtimes import Program, Runtime, load_program
+from dynvid.inference.saving import Loaded, as_checkpoint, save_model
 from dynvid.nets import ExitNet
 from dynvid.policy import ThresholdPolicy
 from dynvid.routes import Exit
@@ -65,18 +71,22 @@ class Recognition(NamedTuple):
     path: str
 
 
-class Recognizer:
+class Recognizer(Shared):
     """Everything needed to label a video, nothing needed to train: no Lightning.
 
     Args:
-        net: A net; it is put into eval mode.
+        net: A net, which is put into eval mode; or exported steps of one.
         policy: Says when an exit is sure enough; by default no exit but the last is.
         class_names: Names of the classes.
         recipe: What was done to the net to make it fast; said only.
         point: What the thresholds of the policy were asked to do.
         calibrated: Whether the thresholds were found for the net's weights.
+        audit: Share of videos that are taken on to the last exit when they have got their answer, to see whether the
+            promise of `point` is kept (see `dynvid.calibration.Audit`, which it may be too); not those with limits of
+            their own.
 
     Attributes:
+        audit: What the audited videos say so far, by `print(recognizer.audit)`; None without audit.
         preparation: How videos are made into what the net takes.
 
     Example:
@@ -95,64 +105,100 @@ class Recognizer:
 
     def __init__(
         self,
-        net: ExitNet,
+        net: ExitNet | Program,
         policy: ThresholdPolicy | None = None,
         class_names: Sequence[str] | None = None,
         recipe: Recipe | None = None,
         point: OperatingPoint | None = None,
         calibrated: bool = True,
+        audit: float | Audit | None = None,
     ) -> None:
         policy = policy or ThresholdPolicy(len(net.route))
         if policy.num_exits != len(net.route):
             raise InputError(f"the policy has {policy.num_exits} thresholds, the route {len(net.route)} exits")
         if class_names is not None and len(class_names) != net.num_classes:
             raise InputError(f"{len(class_names)} class names, the net has {net.num_classes} classes")
-        self.net, self.policy = net.eval(), policy.to(net.mean.device)
+        self.net, self.policy = net.eval(), policy.to(net.device)
         self.class_names = None if class_names is None else list(class_names)
         self.recipe, self.point, self.calibrated = recipe, point, calibrated
+        self.audit = Audit(audit, point) if isinstance(audit, int | float) else audit
         self.preparation = Preparation(net.num_frames, net.input_size)
+        self._loaded: Loaded | None = None
 
     @classmethod
     def load(
         cls,
         source: str | Path,
         device: str | torch.device = "auto",
-        precision: Precision = "auto",
+        precision: Precision | Literal["int8"] = "auto",
         optimize: Optimize = "default",
+        runtime: Runtime = "torch",
+        audit: float | Audit | None = None,
     ) -> Self:
-        """Load a checkpoint of `dynvid fit` or `dynvid calibrate`, ready to label videos.
+        """Load a checkpoint of `dynvid fit` or `dynvid calibrate`, or a model's folder, ready to label videos.
 
         Args:
-            source: The file; nothing in it is run, and only plain data is read.
+            source: The file or folder; nothing in it is run, and only plain data is read. Where there is neither,
+                `user/name` is a model on the Hugging Face hub.
             device: Such as `cpu` or `cuda:1`; `auto` takes a GPU where there is one.
             precision: `auto`, `float32` or `bfloat16`, as `dynvid.inference.prepare` takes it; but `auto` is float32
-                where the checkpoint carries a promise, which was made in it.
+                where the checkpoint carries a promise, which was made in it. `int8` is for OpenVINO, and has thresholds
+                and a promise of its own.
             optimize: `none`, `default` or `compile`.
+            runtime: `onnx` and `openvino` run the graphs of a folder of `dynvid export`, on the processor, by default
+                in float32.
+            audit: As for the class.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: The file is damaged, or no dynvid checkpoint, or its parts do not fit together.
+            FileNotFoundError: There is no such file, folder, model or graph.
+            ValueError: The file is damaged, or no dynvid checkpoint, or its parts do not fit together; or the runtime
+                is not installed, or does not have this precision.
         """
-        checkpoint = read_checkpoint(source)
+        place = local(source, runtime)
+        checkpoint = read_checkpoint(place)
         net = net_from_checkpoint(checkpoint, source).eval()
         policy = policy_from_checkpoint(checkpoint)
         saved = checkpoint["dynvid"]
         point = None if saved.get("operating_point") is None else OperatingPoint.from_plain(saved["operating_point"])
         if precision == "auto" and point is not None and point.promised:
             precision = "float32"  # rounding moves labels and exits, and the promise knows nothing of it
-        net, recipe = prepare(net, optimize, precision, device)
-        recognizer = cls(
-            net,
-            policy,
-            saved["class_names"],
-            recipe,
-            point,
-            is_calibrated(checkpoint),
-        )
+        calibrated = is_calibrated(checkpoint)
+        taken: ExitNet | Program
+        if runtime == "torch":
+            taken, recipe = prepare(net, optimize, precision, device)  # type: ignore[arg-type]  # it refuses int8
+        else:
+            taken, recipe, other = load_program(place, net, runtime, precision, optimize, device)
+            if other is not None:
+                policy = ThresholdPolicy(None, other.thresholds, policy.score_name, policy.temperatures)
+                point, calibrated = other.point, True
+        recognizer = cls(taken, policy, saved["class_names"], recipe, point, calibrated, audit)
         recognizer.preparation = recognizer.preparation._replace(sampling=saved.get("sampling", "center"))
         if saved.get("gmacs"):
             *recognizer.gmacs, recognizer.full_gmacs = saved["gmacs"]
+        recognizer._loaded = Loaded.at(place, recognizer.policy)
         return recognizer
+
+    def save(self, folder: str | Path, runtimes: Sequence[GraphRuntime] = ()) -> None:
+        """Write the model as a folder that `load` reads: weights, description, thresholds and a card.
+
+        The weights are those of the checkpoint or folder that it was loaded from, which is read again; a net that was
+        given by hand is written as it is.
+
+        Args:
+            folder: Where; nothing is replaced, so it must not be there, or be empty.
+            runtimes: `onnx`, `openvino`: whose graphs are written too, for `load`.
+
+        Raises:
+            ValueError: There is a folder that holds something, or it cannot be written; or the net cannot describe
+                itself, or cannot be exported.
+        """
+        if self._loaded is not None:
+            self._loaded.save(folder, self.policy, runtimes)
+            return
+        if isinstance(self.net, Program):
+            raise InputError("a program given by hand has no weights: save the net that it was exported from")
+        given = self.net, self.policy, self.class_names, self.point, self.calibrated, self.preparation.sampling
+        save_model(folder, as_checkpoint(*given), "this net", runtimes)
 
     def __call__(self, video: Source, max_gmacs: float | None = None, deadline_ms: float | None = None) -> Recognition:
         """Label one video.
@@ -167,10 +213,7 @@ class Recognizer:
             VideoError: The video cannot be read.
             ValueError: `max_gmacs` does not reach to the first exit, or `deadline_ms` is below 0.
         """
-        if deadline_ms is not None and not deadline_ms >= 0:  # nor is nan
-            raise InputError(f"deadline_ms={deadline_ms}: 0 or more")
-        limits = Limits(self._last(max_gmacs), float("inf") if deadline_ms is None else deadline_ms / 1000)
-        (outcome,) = self._walk([video], 1, at_once, limits)
+        (outcome,) = self._walk([video], 1, at_once, self.limits(max_gmacs, deadline_ms))
         if isinstance(outcome, Exception):
             raise outcome
         return self._said(outcome, name_of(video))
@@ -208,6 +251,21 @@ class Recognizer:
             raise InputError(f"batch_size={batch_size}, workers={workers}: 1 or more")
         return self._many(videos, batch_size, workers, Limits(self._last(max_gmacs)))
 
+    def live(
+        self,
+        window: float = 4.0,
+        hop: int | None = None,
+        deadline_ms: float | None = None,
+        max_gmacs: float | None = None,
+    ) -> LiveRecognizer:
+        """Label frames as they come; see `LiveRecognizer` for the arguments.
+
+        Raises:
+            ValueError: An argument is out of its range, or the net is run by another runtime than torch.
+        """
+        limits = (deadline_ms, max_gmacs)
+        return LiveRecognizer(self.net, self.policy, self.class_names, window, hop, *limits, self.audit)
+
     def _many(
         self, videos: Iterable[Source], batch_size: int, workers: int, limits: Limits
     ) -> Iterator[Recognition | Skipped]:
@@ -232,8 +290,18 @@ class Recognizer:
     def _walk(
         self, videos: Iterable[Source], batch_size: int, submit: Submit, limits: Limits | None = None
     ) -> Iterator[Outcome]:
-        pool = Pool(self.net, self.policy, batch_size, submit, limits)
+        pool = Pool(self.net, self.policy, batch_size, submit, limits, self.audit)
         return pool.run(partial(self.preparation.open, video) for video in videos)
+
+    def limits(self, max_gmacs: float | None = None, deadline_ms: float | None = None) -> Limits:
+        """What a video may cost, as the pool takes it.
+
+        Raises:
+            ValueError: `max_gmacs` does not reach to the first exit, or `deadline_ms` is below 0.
+        """
+        if deadline_ms is not None and not deadline_ms >= 0:  # nor is nan
+            raise InputError(f"deadline_ms={deadline_ms}: 0 or more")
+        return Limits(self._last(max_gmacs), float("inf") if deadline_ms is None else deadline_ms / 1000)
 
     def _last(self, max_gmacs: float | None) -> int:
         """The last exit within a budget, by its position."""

@@ -4,9 +4,10 @@ Shapes: B videos, T frames of a clip, n of them seen by an exit, K exits, C chan
 (n * B, ...); see `activations`.
 """
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -295,6 +296,38 @@ class ExitNet(Grid):
                 done = policy.confident(position, logits)
             stream.keep(~(done | stream.finished))
         return Prediction(labels.gather(0, exit_taken[None]).squeeze(0), probability, exit_taken)
+
+    def along(self, route: Sequence[tuple[int, int]]) -> Self:
+        """This net along another route over its `head_depths`: the same modules, so that nothing is copied.
+
+        Args:
+            route: Exits (frames, depth).
+
+        Raises:
+            ValueError: The route is not valid, needs a depth without a head, or each exit has its own head.
+
+        Example:
+            >>> net = UnifiedExitNet("test_resnet", num_classes=5, num_frames=8).eval()
+            >>> net.along([(1, 2), (8, 4)])(torch.zeros(2, 8, 3, 64, 64)).shape
+            torch.Size([2, 2, 5])
+        """
+        other = copy.copy(self)
+        other.route = check_route(route, self.num_frames, len(self.segments))
+        if missing := {e.depth for e in other.route} - set(self.head_depths):
+            raise InputError(f"no head at depth {min(missing)}: this net has them at {self.head_depths}")
+        other.head_of = [str(e.depth) for e in other.route]
+        _check_shift(self.shift_kind, other.route, self.frame_order)
+        other._description = self._description | {"route": [list(e) for e in other.route]}
+        other.__dict__["head_depths"] = self.head_depths  # also those that the other route passes by
+        for name in ("gmacs", "full_gmacs"):
+            other.__dict__.pop(name, None)
+        return other
+
+    @property
+    def shift_kind(self) -> Shift:
+        """How features go from frame to frame: `online`, `bidirectional` or `none`."""
+        kind: Shift = self._description["shift"]
+        return kind
 
     @cached_property
     def head_depths(self) -> tuple[int, ...]:

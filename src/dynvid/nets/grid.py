@@ -45,6 +45,11 @@ class Grid(nn.Module):
         """The precision of the net."""
         return next(self.heads.parameters()).dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Where the net is."""
+        return self.mean.device
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         exact = self.mean, self.std
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

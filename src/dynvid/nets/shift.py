@@ -127,6 +127,8 @@ def shift_frames(x: Tensor, first: Tensor | None, fresh: tuple[bool, ...], dim: 
         >>> shift_frames(x, None, (True, False, False), 1, ((0, 1, 1),)).tolist()
         [[0, 2], [1, 4], [3, 6]]
     """
+    if torch.compiler.is_exporting():
+        return _joined(x, first, fresh, dim, moves)
     if torch.is_grad_enabled() and (x.requires_grad or (first is not None and first.requires_grad)):
         shifted: Tensor = _Shifted.apply(x, first, fresh, dim, moves)
         return shifted
@@ -150,6 +152,27 @@ def _shift(x: Tensor, first: Tensor | None, fresh: tuple[bool, ...], dim: int, m
         start, length, _ = moves[0]
         y[:batch].narrow(dim, start, length).copy_(first)
     return y
+
+
+def _joined(x: Tensor, first: Tensor | None, fresh: tuple[bool, ...], dim: int, moves: Moves) -> Tensor:
+    """`_shift` by `cat`, for graphs of other runtimes, which have nothing like a slice that is written into."""
+    count = len(fresh)
+    batch = x.shape[0] // count if first is None else first.shape[0]  # not `len`, which would fix it in the graph
+    parts, at = [], 0
+    for k, (start, length, step) in enumerate(moves):
+        old = x.narrow(dim, start, length)
+        frames = [old[t * batch : (t + 1) * batch] for t in range(count)]
+        none = torch.zeros_like(frames[0])
+        begins = [t == 0 or fresh[t] for t in range(count)]
+        if step == 1:
+            new = [none if begins[t] else frames[t - 1] for t in range(count)]
+            new[0] = first if k == 0 and first is not None else none
+        else:
+            new = [none if begins[(t + 1) % count] else frames[t + 1] for t in range(count)]
+        parts += [x.narrow(dim, at, start - at), torch.cat(new)]
+        at = start + length
+    parts.append(x.narrow(dim, at, x.shape[dim] - at))
+    return torch.cat([part for part in parts if part.shape[dim]], dim)
 
 
 class _Shifted(torch.autograd.Function):

@@ -3,9 +3,11 @@
 Shapes: B videos began, b are still under way; n frames, frame-major (n * b, ...); see `activations`.
 """
 
+import copy
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +19,8 @@ from dynvid.nets.grid import Grid
 from dynvid.nets.shift import Frames, ShiftMemory
 
 FrameSource = Callable[[Tensor, list[int]], Tensor]
+Held = list[dict[str, Any]]
+"""By depth: `waiting`, `memory` by layer, and `embedded`, as a walk holds them; what is not there is left out."""
 
 
 @dataclass
@@ -139,7 +143,7 @@ class Stream:
             if self._depths[d - 1].reached < frames:
                 new = self._run(d, frames)
         # Routes never go back, so what reached this depth since its last exit is what was run just now.
-        embedded = by_frame(self.net.embed(depth, new), len(self.videos)).sum(0)  # (n * b, ...) -> (b, C)
+        embedded = by_frame(self.net.embed(depth, new), self.videos.shape[0]).sum(0)  # (n * b, ...) -> (b, C)
         here.embedded = embedded if here.embedded is None else here.embedded + embedded
         if depth == len(self._depths):
             here.waiting = None  # nothing lies deeper
@@ -166,6 +170,17 @@ class Stream:
             depth.keep(rows, len(self.videos))
         self.videos = self.videos[rows]
 
+    def part(self, rows: Tensor) -> "Stream":
+        """A stream of some of the videos, which goes on by itself; this one still has all of them.
+
+        Args:
+            rows: Their places among the videos still under way, ascending, int64 (rows,).
+        """
+        part = copy.copy(self)
+        part._depths = [copy.copy(depth) for depth in self._depths]  # what they hold is replaced, never written to
+        part.keep_rows(rows)
+        return part
+
     @classmethod
     def join(cls, streams: Sequence["Stream"], video: FrameSource) -> "Stream":
         """Walk on with the videos of several streams as one batch.
@@ -191,6 +206,33 @@ class Stream:
                 _Depth.join(depths, batches) for depths in zip(*(s._depths for s in streams), strict=True)
             ]
         return joined
+
+    def held(self) -> Held:
+        """What it holds for the exits to come; what none of them reads is left out.
+
+        Tensors are frame-major: `waiting` (n * b, ...), `memory` and `embedded` (b, ...).
+        """
+        to_come = {self.net.route[e].depth for e in self._exits[self.position :]}
+        held = []
+        for depth, here in enumerate(self._depths, 1):
+            embedded = here.embedded if depth in to_come else None
+            parts = {"waiting": here.waiting, "memory": here.memory or None, "embedded": embedded}
+            held.append({name: part for name, part in parts.items() if part is not None})
+        return held
+
+    def resume(self, position: int, held: Sequence[Mapping[str, Any]]) -> None:
+        """Stand where a walk stood that held this, before the exit at `position` of those that it stops at."""
+        passed = [self.net.route[e] for e in self._exits[:position]]
+        self.position = position
+        self._depths = [
+            _Depth(
+                max((e.frames for e in passed if e.depth >= depth), default=0),
+                parts.get("waiting"),
+                dict(parts.get("memory", {})),
+                parts.get("embedded"),
+            )
+            for depth, parts in enumerate(held, 1)
+        ]
 
     def _run(self, depth: int, stop: int) -> Activations:
         """Take the frames up to `stop` that have not passed segment `depth` through it: (n * b, ...)."""

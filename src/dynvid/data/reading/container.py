@@ -37,13 +37,13 @@ _IN_MEMORY = 128 * 2**20
 # Packets may be compressed in the container, as subtitles are; pictures hardly shrink by it.
 _MOST_UNPACKED, _SLACK = 16, 64 * 2**20
 # Formats that hold their frames themselves. Playlists, scripts and image patterns open other files, or the network.
-_FORMATS = (
+FORMATS = (
     "asf,av1,avi,dirac,dv,flv,gif,h261,h263,h264,hevc,ivf,live_flv,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,"
     "mxf,nut,obu,ogg,rm,vc1,webm,yuv4mpegpipe"
 )
-_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
 # Real files carry titles in unknown encodings, which must not stop the reading; from 19 on PyAV sees to it itself.
-_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ def demux(source: str | Path | bytes | BinaryIO, name: str | None = None, trust_
     name = name or str(label)
     file: Any = io.BytesIO(source) if isinstance(source, bytes) else source
     if isinstance(source, str | Path):
-        file = _local(source, name)
+        file = local_name(source, name)
     head = _head(source, name)
     try:
         with contextlib.ExitStack() as stack:
-            container, stream = _begin(file, name)
+            container, stream = begin(file, name)
             stack.callback(container.close)
             decoder = stream.codec_context
             check_size(decoder.height, decoder.width, name)
@@ -126,7 +126,7 @@ def demux(source: str | Path | bytes | BinaryIO, name: str | None = None, trust_
             opened = (container, stream) if check else None
             if opened:
                 stack.pop_all()  # it stays open
-            on_disk = DiskPackets(partial(_begin, file, name), heads, name, opened, check) if from_disk else None
+            on_disk = DiskPackets(partial(begin, file, name), heads, name, opened, check) if from_disk else None
             if on_disk and not on_disk.can_seek:
                 packets, on_disk = list(on_disk), None
             pictures = sorted_pictures(packets, stream) if decoder.name == "mpeg4" else []
@@ -150,9 +150,9 @@ def demux(source: str | Path | bytes | BinaryIO, name: str | None = None, trust_
         raise VideoError(f"{name}: cannot open (its streams change on the way)") from error
 
 
-def _begin(file: Any, name: str) -> Demuxed:
+def begin(file: Any, name: str) -> Demuxed:
     """Open a file and choose its video stream."""
-    container = av.open(file, "r", options=_OPTIONS, **_METADATA)
+    container = av.open(file, "r", options=_OPTIONS, **METADATA)
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream) or stream.codec_context is None:
         container.close()
@@ -223,7 +223,7 @@ def check_regular(path: str | Path, name: str) -> None:
         raise VideoError(f"{name}: cannot open (it is {kind}, not a file)")
 
 
-def _local(path: str | Path, name: str) -> str:
+def local_name(path: str | Path, name: str) -> str:
     """The path in a form that FFmpeg takes for nothing but a file."""
     if "://" in str(path) and not os.path.lexists(path):
         raise VideoError(f"{name}: cannot open (URLs are not read: download it, or pass its bytes)")

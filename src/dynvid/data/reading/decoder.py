@@ -59,7 +59,7 @@ class Decoder:
         self._idle = [self._own]
         self._stated = {name: getattr(self._own, name) for name in _STATED}
         try:
-            _open(self._own, self._options)
+            open_decoder(self._own, self._options)
         except av.FFmpegError as error:
             raise VideoError(f"{track.name}: cannot open its decoder ({error.strerror})") from error
         changes = self._changes.first < len(self._packets)
@@ -158,7 +158,7 @@ class Decoder:
         decoder.extradata = self._changes.extradata_at(start)
         for name, value in self._stated.items():
             setattr(decoder, name, value)
-        _open(decoder, self._options)
+        open_decoder(decoder, self._options)
         return decoder
 
 
@@ -166,7 +166,8 @@ class Decoder:
 _STATED = ("codec_tag", "reorder_depth", "color_range", "color_primaries", "color_trc", "colorspace")
 
 
-def _open(decoder: VideoCodecContext, options: dict[str, str]) -> None:
+def open_decoder(decoder: VideoCodecContext, options: dict[str, str]) -> None:
+    """Open a decoder that runs in the thread that calls it."""
     decoder.options = options
     decoder.thread_count = 1  # decoding clips side by side is cheaper, and AUTO can deadlock
     decoder.thread_type = "NONE"

@@ -14,10 +14,10 @@ from PIL.ImageOps import exif_transpose
 from dynvid.data.reading.container import check_regular, check_size
 from dynvid.data.reading.converter import Image, shrunk
 from dynvid.data.reading.reader import FrameReader
+from dynvid.data.suffixes import IMAGE_SUFFIXES, is_frame
 from dynvid.errors import DamagedVideoError, VideoError
 
-IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
-"""Lower-case file endings that count as a frame of a frame folder."""
+__all__ = ["IMAGE_SUFFIXES", "FrameFolder", "is_frame"]
 
 # Optical flow as TSN's tools, mmaction2 and others lay it beside the frames.
 _FLOW = re.compile(r"(flow|tvl1|[xyuv](?=[_#.-])|.*[_-](flow|[xyuv])[_#.-])", re.IGNORECASE)
@@ -83,15 +83,6 @@ class FrameFolder(FrameReader):
             raise DamagedVideoError(f"{path}: frame {index} could not be decoded ({error})") from error
         height, width = shrunk((image.height, image.width), short_side)
         return np.array(image.resize((width, height), Resampling.BILINEAR))
-
-
-def is_frame(path: Path) -> bool:
-    """Whether a path looks like a frame of a frame folder.
-
-    >>> is_frame(Path("img_00001.jpg")), is_frame(Path("notes.txt"))
-    (True, False)
-    """
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def _one_series(files: list[Path], name: str) -> list[Path]:

@@ -1,0 +1,136 @@
+"""Endless generated video: windows begun anew, windows that slide, and a net that is never reset.
+
+One generated scene follows the other, each for some seconds. A net with the online shift, which is causal, can also run
+on for ever: each frame goes through all segments once, is handed the last frame's features by the shift, and the mean
+over the last T embeddings is classified. It was trained on T frames; how much of its accuracy is left after thousands?
+That is measured on the same frames as windows of T frames, by full inference in both cases, and windows also with early
+exits. Accuracy is that of the answer after each frame, over all frames, and over those whose last T frames show one
+scene ("settled"). GMACs are per frame.
+
+    python benchmarks/live.py CHECKPOINT --frames 10000 --name endless
+
+The checkpoint is of generated clips, with frames in their order, such as
+
+    dynvid fit --config quickstart.yaml --config input.yaml --config online.yaml
+"""
+
+import argparse
+import dataclasses
+import statistics
+from collections import deque
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dynvid import ExitNet
+from dynvid.data.synthetic import CLASSES, draw_scene, render
+from dynvid.data.transforms import eval_transform
+from dynvid.inference import LiveRecognizer, Recognizer
+from dynvid.nets.shift import Frames, ShiftMemory
+from dynvid.policy import ThresholdPolicy
+
+RESULTS = Path(__file__).parent / "results"
+SECONDS = 2.0  # of the clips that the net was trained on
+
+
+def scenes(frames: int, num_frames: int, size: int, seed: int) -> Iterator[tuple[np.ndarray, str, bool]]:
+    """Images at the distance of the net's frames, with their class, and whether the last T show one scene."""
+    rng, given = np.random.default_rng(seed), 0
+    while given < frames:
+        label = str(rng.choice(CLASSES))
+        count = int(rng.integers(2 * num_frames, 5 * num_frames))
+        scene = draw_scene(label, rng)
+        # As fast as in a clip, for as long as it lasts.
+        scene = dataclasses.replace(scene, travel=scene.travel * (count - 1) / (num_frames - 1))
+        for i, image in enumerate(render(scene, count, size)[: frames - given]):
+            yield image, label, i >= num_frames - 1
+        given += count
+
+
+class Endless:
+    """A net that is never reset."""
+
+    def __init__(self, net: ExitNet) -> None:
+        self.net, self.memory = net, [ShiftMemory() for _ in net.segments]
+        self.embedded: deque[torch.Tensor] = deque(maxlen=net.num_frames)
+        self.transform = eval_transform(net.input_size)
+        self.fresh = True
+
+    @torch.inference_mode()
+    def push(self, image: np.ndarray) -> int:
+        x = self.net.to_frames(self.transform(torch.from_numpy(image).permute(2, 0, 1)[None])[None])
+        for depth, memory in enumerate(self.memory, 1):
+            x = self.net.run_segment(depth, x, Frames((self.fresh,), memory, remember=True))
+        self.fresh = False
+        self.embedded.append(self.net.embed(len(self.memory), x)[0])
+        return int(self.net.classify(len(self.net.route) - 1, torch.stack(list(self.embedded)).mean(0)[None]).argmax())
+
+
+def answers(live: LiveRecognizer, images: list[np.ndarray]) -> tuple[list[str], float]:
+    """The label after each frame, and GMACs per frame."""
+    interval, labels, spent = SECONDS / live._num_frames, [], 0.0
+    for i, image in enumerate(images):
+        for answer in live.push(image, (i + 0.5) * interval):
+            labels.append(answer.label)
+            spent += answer.gmacs if answer.is_last else 0.0
+    for answer in live.finish((len(images) + 0.5) * interval):
+        labels.append(answer.label)
+    return labels[: len(images)], spent / len(images)
+
+
+def main() -> None:
+    """Measure, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--frames", type=int, default=10_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sliding", type=int, default=2000, help="frames on which windows slide, which costs most")
+    parser.add_argument("--name")
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    recognizer = Recognizer.load(a.checkpoint, "cpu", "float32")
+    net, names = recognizer.net, recognizer.class_names
+    assert names is not None
+    full = Recognizer(net, ThresholdPolicy(len(net.route)), names)
+    length, rows = net.num_frames, {}
+    cuts = [c for c in (100, 1000, 10_000, 100_000) if c < a.frames] + [a.frames]
+    for seed in range(a.seeds):
+        video = list(scenes(a.frames, length, net.input_size, seed))
+        images, truth = [image for image, _, _ in video], [label for _, label, _ in video]
+        endless = Endless(net)
+        given = {"never reset": ([names[endless.push(image)] for image in images], net.full_gmacs / length)}
+        for name, one, hop, count in (
+            ("windows side by side, full inference", full, length, a.frames),
+            ("windows side by side, early exits", recognizer, length, a.frames),
+            ("a window for every second frame, early exits", recognizer, 2, a.sliding),
+            ("a window for each frame, full inference", full, 1, a.sliding),
+            ("a window for each frame, early exits", recognizer, 1, a.sliding),
+        ):
+            given[name] = answers(one.live(SECONDS, hop), images[:count])
+        for name, (labels, gmacs) in given.items():
+            right = np.array([label == t for label, t in zip(labels, truth, strict=False)])
+            settled = np.array([s for _, _, s in video[: len(right)]])
+            of = [right[lo:hi].mean() for lo, hi in zip([0, *cuts], cuts, strict=False) if lo < len(right)]
+            rows.setdefault(name, []).append([right.mean(), right[settled].mean(), gmacs, *of])
+            print(seed, name, *(f"{x:.3f}" for x in rows[name][-1]), flush=True)
+    lines = [f"{date.today()}, {a.seeds} videos of {a.frames} frames (windows that slide: {a.sliding}).", ""]
+    parts = [f"frames {lo} to {hi}" for lo, hi in zip([0, *cuts], cuts, strict=False)]
+    lines += [f"| | right | right, settled | GMACs per frame | {' | '.join(parts)} |", "|---" * (4 + len(parts)) + "|"]
+    for name, found in rows.items():
+        columns = list(zip(*found, strict=True))
+        cells = [spread(c) if k != 2 else f"{statistics.median(c):.4f}" for k, c in enumerate(columns)]
+        lines.append(f"| {name} | " + " | ".join(cells + ["-"] * (3 + len(parts) - len(cells))) + " |")
+    print("\n".join(lines))
+    if a.name:
+        (RESULTS / f"live_{a.name}.md").write_text("\n".join(lines) + "\n")
+
+
+def spread(values: tuple[float, ...]) -> str:
+    return f"{100 * statistics.median(values):.1f} % ({100 * min(values):.1f} to {100 * max(values):.1f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""`dynvid live`: label a camera, a stream or a file as its frames come."""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from dynvid import strict_json
+from dynvid.commands.arguments import Arguments, add_audit, add_speed
+from dynvid.commands.numbers import number, seconds, tries
+from dynvid.errors import InputError
+from dynvid.text import printable
+
+if TYPE_CHECKING:
+    from dynvid.data.reading.live import LiveFrames
+    from dynvid.inference import LiveAnswer, Recognizer
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; 0 if the source ended or was interrupted."""
+    parser = Arguments("live", "Label frames as they come: an answer after each frame that the net takes.")
+    parser.add_argument("model", help="A checkpoint of `dynvid fit` or `dynvid calibrate`, or what else dynvid loads.")
+    parser.add_argument(
+        "source", help="A camera (0, /dev/video0), an address (rtsp://, http://, udp://, ...) or a file."
+    )
+    parser.add_argument("--json", action="store_true", help="Print one JSON object per answer.")
+    parser.add_argument("--out", metavar="FILE.jsonl", help="Write them to a new file, too.")
+    parser.add_argument("--window", type=seconds, default=4.0, help="Seconds of a window (default: 4).")
+    parser.add_count(
+        "--hop", None, "Frames of the net from one window's start to the next; by default they do not overlap."
+    )
+    parser.add_argument("--deadline-ms", "--deadline_ms", type=number, help="No step begins later after a frame came.")
+    parser.add_argument("--max-gmacs", "--max_gmacs", type=number, help="The most that is spent on a window.")
+    parser.add_argument("--realtime", action="store_true", help="Read a file as fast as a camera would give it.")
+    parser.add_argument("--tries", type=tries, default=5, help="To find a lost source again, in a row (default: 5).")
+    add_speed(parser)
+    add_audit(parser)
+    options = parser.parse_args(arguments)
+
+    from dynvid.data.reading.live import live_frames
+    from dynvid.inference import Recognizer
+
+    how = (options.device, options.precision, options.optimize)
+    recognizer = Recognizer.load(options.model, *how, audit=options.audit)
+    if not recognizer.calibrated:
+        print("dynvid: not calibrated: every window gets full inference", file=sys.stderr)
+    live = recognizer.live(options.window, options.hop, options.deadline_ms, options.max_gmacs)
+    summary, began = _Summary(recognizer), time.monotonic()
+    with ExitStack() as stack:
+        show = stack.enter_context(_Shown(options.json))
+        write = _written_to(options.out, stack)
+        frames = stack.enter_context(
+            live_frames(options.source, live.short_side, options.realtime, options.tries, show.say)
+        )
+        last = 0.0
+
+        def give(answers: "list[LiveAnswer]") -> None:
+            for answer in answers:
+                summary.add(answer)
+                row = _row(answer, frames)
+                write(row)
+                show.row(row)
+
+        try:
+            for frame in frames:
+                last = frame.timestamp
+                give(live.push(frame.image, last))
+            give(live.finish())
+        except KeyboardInterrupt:
+            give(live.finish())
+        finally:
+            show.end()
+            print(
+                f"dynvid: {printable(frames.name)}: {summary.said(frames, last, time.monotonic() - began)}",
+                file=sys.stderr,
+            )
+            if recognizer.audit:
+                print(f"dynvid: {recognizer.audit}", file=sys.stderr)
+    return 0
+
+
+class _Summary:
+    """What happened in all."""
+
+    def __init__(self, recognizer: "Recognizer") -> None:
+        self._full = recognizer.full_gmacs
+        self.answers = self.windows = self.sure = 0
+        self.gmacs = 0.0
+
+    def add(self, answer: "LiveAnswer") -> None:
+        self.answers += 1
+        if answer.is_last:
+            self.windows, self.sure = self.windows + 1, self.sure + answer.is_final
+            self.gmacs += answer.gmacs
+
+    def said(self, frames: "LiveFrames", seconds: float, wall: float) -> str:
+        """In one line."""
+        parts = [f"{seconds:.1f} s of video in {wall:.1f} s, {self.answers} answers, {self.windows} windows"]
+        if self.windows:
+            share = 1 - self.gmacs / (self.windows * self._full)
+            parts.append(f"{self.gmacs:.4g} GMACs ({100 * share:z.1f} % less than full inference of each)")
+        counts = {"dropped": frames.dropped, "damaged": frames.damaged}
+        parts += [f"{count} frames {what}" for what, count in counts.items() if count]
+        parts += [f"{frames.reconnects} reconnects"] if frames.reconnects else []
+        return ", ".join(parts)
+
+
+def _row(answer: "LiveAnswer", frames: "LiveFrames") -> dict[str, Any]:
+    return {
+        "timestamp": answer.timestamp,
+        "label": answer.label,
+        "probability": answer.probability,
+        "frames": answer.exit.frames,
+        "depth": answer.exit.depth,
+        "start": answer.start,
+        "end": answer.end,
+        "final": answer.is_final,
+        "last": answer.is_last,
+        "gmacs": answer.gmacs,
+        "milliseconds": answer.milliseconds,
+        "missing": answer.missing,
+        "gap": answer.gap,
+        "dropped": frames.dropped,
+        "damaged": frames.damaged,
+        "reconnects": frames.reconnects,
+    }
+
+
+class _Shown:
+    """What stands on standard output: on a terminal one line that is written over, else a line for each answer."""
+
+    def __init__(self, json: bool) -> None:
+        self._json, self._over = json, not json and sys.stdout.isatty()
+        self._width = 0
+
+    def __enter__(self) -> "_Shown":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Show an answer."""
+        if self._json:
+            print(strict_json.dumps(row), flush=True)
+            return
+        mark = "=" if row["final"] else "~"
+        line = f"{row['timestamp']:9.2f} s  {mark} {printable(row['label'])}  {row['probability']:.3f}"
+        line += f"  exit {row['frames']}x{row['depth']}  {row['gmacs']:.4g} GMACs"
+        if self._over:
+            print("\r" + line.ljust(self._width), end="", flush=True)
+            self._width = len(line)
+        else:
+            print(line, flush=True)
+
+    def say(self, line: str) -> None:
+        """Say something that is no answer."""
+        self.end()
+        print(f"dynvid: {printable(line)}", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leave the line that is written over."""
+        if self._width:
+            print(flush=True)
+        self._width = 0
+
+
+def _written_to(path: str | None, stack: ExitStack) -> Callable[[dict[str, Any]], object]:
+    """A function that writes a line into a new file."""
+    if path is None:
+        return lambda row: None
+    try:
+        file = stack.enter_context(open(path, "x", encoding="ascii"))  # noqa: SIM115  # the stack closes it
+    except FileExistsError:
+        raise InputError(f"{path}: is there already; name a new file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    return lambda row: print(strict_json.dumps(row), file=file, flush=True)

@@ -1,0 +1,158 @@
+"""A model written as a folder, from a checkpoint, another folder, or a net in hand."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+
+from dynvid.calibration import OperatingPoint, num_candidates
+from dynvid.checkpoint import net_from_checkpoint, read_checkpoint
+from dynvid.data.sampling import Sampling
+from dynvid.errors import InputError
+from dynvid.folder import Card, Int8, model_card, read_int8, write_files
+from dynvid.folder.files import CONFIG, WEIGHTS
+from dynvid.inference.export import GraphRuntime, export_graphs
+from dynvid.nets import ExitNet
+from dynvid.policy import ThresholdPolicy
+from dynvid.whole import check_new_folder, whole_folder
+
+GRAPHS = ("onnx", "openvino", "int8")  # the folders that hold them
+
+
+class Int8Graphs(NamedTuple):
+    """Graphs in int8, still to be written.
+
+    Attributes:
+        said: What is known of them.
+        write: Writes them into a folder.
+    """
+
+    said: Int8
+    write: Callable[[Path], None]
+
+
+def save_model(
+    folder: str | Path,
+    checkpoint: Mapping[str, Any],
+    source: str | Path,
+    runtimes: Sequence[GraphRuntime] = (),
+    report: Mapping[str, Any] | None = None,
+    int8: Int8Graphs | None = None,
+    graphs_of: Path | None = None,
+) -> None:
+    """Write a model's folder, whole or not at all; nothing is replaced.
+
+    Args:
+        folder: Where; it must not be there, or be empty.
+        checkpoint: As `read_checkpoint` gives it.
+        source: What errors call it.
+        runtimes: Whose graphs are made; `onnx` serves both.
+        report: What `report.json` of a test says, for the card.
+        int8: Graphs in int8.
+        graphs_of: A folder of the same weights, whose graphs are taken along.
+
+    Raises:
+        ValueError: There is a folder that holds something, it cannot be written, parts of the checkpoint do not fit
+            together, or the net cannot be exported.
+    """
+    check_new_folder(folder)
+    net = net_from_checkpoint(checkpoint, source).eval()
+    made = {*runtimes, *(["int8"] if int8 else [])}
+    kept = {n: graphs_of / n for n in GRAPHS if graphs_of and n not in made and (graphs_of / n).is_dir()}
+    said = int8.said if int8 else None
+    if graphs_of and "int8" in kept:
+        said = read_int8(graphs_of, len(net.route))
+    card = model_card(checkpoint, net, Card(report, [*kept, *runtimes], said))
+    with whole_folder(folder) as inside:
+        write_files(inside, checkpoint, net, card, said)
+        for name, graphs in kept.items():
+            (inside / name).mkdir()
+            for graph in sorted(graphs.glob("step_*")):
+                shutil.copyfile(graph, inside / name / graph.name)
+        for runtime in runtimes:
+            export_graphs(net, inside / runtime, runtime)
+        if int8:
+            (inside / "int8").mkdir()
+            int8.write(inside / "int8")
+
+
+class Loaded(NamedTuple):
+    """What a model was loaded from, to be read again: nets made fast no longer have its weights.
+
+    Attributes:
+        place: The file or folder.
+        stamp: Sizes and times of its files.
+        thresholds: As they were loaded.
+    """
+
+    place: Path
+    stamp: tuple[tuple[int, int], ...]
+    thresholds: tuple[float, ...]
+
+    @classmethod
+    def at(cls, place: Path, policy: ThresholdPolicy) -> Self:
+        """As it lies there now."""
+        return cls(place, _stamp(place), tuple(policy.thresholds.tolist()))
+
+    def save(self, folder: str | Path, policy: ThresholdPolicy, runtimes: Sequence[GraphRuntime] = ()) -> None:
+        """Write it as a folder; thresholds that were changed by hand since promise nothing.
+
+        Raises:
+            ValueError: See `save_model`; or there is something else by now at the place.
+        """
+        check_new_folder(folder)
+        if _stamp(self.place) != self.stamp:
+            raise InputError(f"{self.place}: is not what was loaded any more; load it again")
+        checkpoint = read_checkpoint(self.place)
+        if self.thresholds != tuple(policy.thresholds.tolist()):
+            given = policy.thresholds.cpu()
+            checkpoint["state_dict"]["policy.thresholds"] = given
+            point = OperatingPoint("thresholds", full_inference=bool(given[:-1].isposinf().all()))
+            checkpoint["dynvid"] |= {"operating_point": point.plain(), "calibrated": True}
+        graphs_of = self.place if self.place.is_dir() else None
+        save_model(folder, checkpoint, self.place, runtimes, graphs_of=graphs_of)
+
+
+def _stamp(place: Path) -> tuple[tuple[int, int], ...]:
+    files = [place / name for name in (WEIGHTS, CONFIG)] if place.is_dir() else [place]
+    return tuple((file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file())
+
+
+def as_checkpoint(
+    net: ExitNet,
+    policy: ThresholdPolicy,
+    class_names: Sequence[str] | None = None,
+    point: OperatingPoint | None = None,
+    calibrated: bool = True,
+    sampling: Sampling = "center",
+) -> dict[str, Any]:
+    """What a checkpoint of a net in hand would hold, less what only training knows.
+
+    Raises:
+        ValueError: The net cannot describe itself, or was changed by `prepare`.
+    """
+    exits = len(net.route)
+    state = {f"net.{name}": value.detach().cpu() for name, value in net.state_dict().items()}
+    state["policy.thresholds"] = policy.thresholds.cpu()
+    state["curve_thresholds"] = torch.full((num_candidates(exits), exits), torch.inf)
+    saved = {
+        "net": net.spec(),
+        "score": policy.score_name,
+        "class_names": None if class_names is None else list(class_names),
+        "calibrated": calibrated,
+        "temperatures": list(policy.temperatures),
+        "operating_point": None if point is None else point.plain(),
+        "chosen_by": None,
+        "listing": None,
+        "sampling": sampling,
+        "gmacs": [*net.gmacs, net.full_gmacs],
+        "profiles": [],
+    }
+    checkpoint = {"dynvid": saved, "state_dict": state}
+    try:
+        net_from_checkpoint(checkpoint, "this net")
+    except InputError as error:
+        raise InputError(f"{error}: save the net that it was made of, as it was before `prepare`") from error
+    return checkpoint

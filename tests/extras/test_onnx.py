@@ -1,0 +1,113 @@
+"""Graphs that ONNX Runtime runs answer as torch does, along every kind of route, on files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from dynvid import DepthExitNet, InputExitNet, ThresholdPolicy, UnifiedExitNet
+from dynvid.cli import main
+from dynvid.errors import InputError
+from dynvid.inference import Recognizer
+from dynvid.inference.runtimes import load_program
+
+pytestmark = pytest.mark.extra
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NETS = {
+    "depth": (DepthExitNet, [(6, 2), (6, 4)], "online"),
+    "input": (InputExitNet, [(1, 4), (6, 4)], "online"),
+    "unified": (UnifiedExitNet, [(2, 2), (4, 3), (6, 4)], "online"),
+    "no shift": (UnifiedExitNet, [(2, 2), (6, 4)], "none"),
+}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    for seed in range(10):
+        images = np.random.default_rng(seed).integers(0, 25 * (seed + 1), (12, 6, 8, 3), np.uint8)
+        with av.open(str(folder / f"{seed}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+            for image in images:
+                frame = np.repeat(np.repeat(image, 8, 0), 8, 1)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(None))
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module", params=NETS)
+def model(request, scramble, clips, tmp_path_factory):
+    """A net in torch, and the folder that it was exported to; thresholds let some clips leave at each exit."""
+    torch.manual_seed(0)
+    cls, route, shift = NETS[request.param]
+    net = scramble(cls("test_resnet", num_classes=5, num_frames=6, input_size=32, route=route, shift=shift))
+    passed = [found.trace for found in Recognizer(net).many(clips)]
+    middle = [float(np.median([trace[k].probability for trace in passed])) for k in range(len(route) - 1)]
+    recognizer = Recognizer(net, ThresholdPolicy(thresholds=[*middle, 0.0]), list("abcde"))
+    folder = tmp_path_factory.mktemp("models") / "model"
+    recognizer.save(folder, runtimes=["onnx"])
+    return recognizer, folder
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_labels_and_exits_are_those_of_torch(model, clips, batch_size):
+    recognizer, folder = model
+    expected = list(recognizer.many(clips, batch_size))
+    found = list(Recognizer.load(folder, runtime="onnx").many(clips, batch_size))
+    assert len({one.exit for one in expected}) > 1
+    for one, other in zip(found, expected, strict=True):
+        assert (one.label, one.exit, one.gmacs) == (other.label, other.exit, other.gmacs)
+        assert one.probability == pytest.approx(other.probability, abs=1e-4)
+
+
+def test_batches_of_any_size_go_on_with_whoever_is_left(model):
+    recognizer, folder = model
+    net = recognizer.net
+    program = load_program(folder, net, "onnx", "float32", "default", "cpu")[0]
+    for batch in (1, 2, 7):
+        video = torch.randint(0, 256, (batch, 6, 3, 32, 32), dtype=torch.uint8)
+        with torch.no_grad():
+            expected = net(video)
+        stream = program.stream(video)
+        for position in range(len(net.route)):
+            torch.testing.assert_close(stream.advance(), expected[position, stream.videos], atol=1e-4, rtol=1e-3)
+            if len(stream.videos) > 1:
+                stream.keep(torch.arange(len(stream.videos)) % 3 != 1)
+    assert stream.finished
+
+
+def test_graphs_that_are_damaged_or_of_another_step_are_refused_in_one_line(model):
+    recognizer, folder = model
+    first, last = folder / "onnx" / "step_1.onnx", folder / "onnx" / f"step_{len(recognizer.net.route)}.onnx"
+    whole = first.read_bytes()
+    try:
+        for content in (b"", whole[:1000], b"\0" * 1000, last.read_bytes()):
+            first.write_bytes(content)
+            with pytest.raises(InputError, match=r"step_1.onnx: ") as caught:
+                Recognizer.load(folder, runtime="onnx")
+            assert len(str(caught.value).splitlines()) == 1
+    finally:
+        first.write_bytes(whole)
+
+
+def test_the_command_writes_graphs_and_takes_them_along(model, tmp_path, capsys):
+    _, folder = model
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(folder), str(tmp_path / "again")])
+    assert ended.value.code == 0
+    assert "weights, config and card: " in capsys.readouterr().out
+    for graph in (folder / "onnx").iterdir():
+        assert (tmp_path / "again" / "onnx" / graph.name).read_bytes() == graph.read_bytes()
+
+
+def test_example_08(tmp_path):
+    call = [sys.executable, EXAMPLES / "08_onnx.py"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "labels and exits equal to torch's: 10 of 10" in done.stdout
+    assert "model/onnx/step_2.onnx: " in done.stdout

@@ -1,0 +1,97 @@
+"""A recognizer saved is the model that it was loaded from, whatever was done to make it fast."""
+
+import pytest
+import torch
+
+from dynvid import UnifiedExitNet
+from dynvid.calibration import OperatingPoint
+from dynvid.checkpoint import fingerprint, read_checkpoint
+from dynvid.errors import InputError, MissingFileError
+from dynvid.inference import Recognizer, prepare
+from dynvid.inference.runtimes import Program
+from dynvid.inference.saving import as_checkpoint
+from dynvid.policy import ThresholdPolicy
+
+POINT = OperatingPoint("max_drop", 0.01, 0.95, "val", 400, 400, lost=0.0025, gmacs=0.03)
+
+
+@pytest.fixture(scope="module")
+def net(scramble_net):
+    return scramble_net(UnifiedExitNet, input_size=32)
+
+
+@pytest.fixture
+def checkpoint(net, tmp_path):
+    path = tmp_path / "best.ckpt"
+    torch.save(as_checkpoint(net, ThresholdPolicy(thresholds=[0.5, 0.5, 0.5, 0.0]), list("abcde"), POINT), path)
+    return path
+
+
+@pytest.mark.parametrize(("precision", "optimize"), [("bfloat16", "default"), ("float32", "none")])
+def test_what_is_saved_is_what_was_loaded_not_what_was_made_of_it(checkpoint, tmp_path, precision, optimize):
+    Recognizer.load(checkpoint, precision=precision, optimize=optimize).save(tmp_path / "a")
+    Recognizer.load(tmp_path / "a", precision=precision, optimize=optimize).save(tmp_path / "b")
+    reference = read_checkpoint(checkpoint)
+    for folder in ("a", "b"):
+        found = read_checkpoint(tmp_path / folder)
+        assert fingerprint(found["state_dict"]) == fingerprint(reference["state_dict"])
+        assert found["dynvid"] == reference["dynvid"]
+        assert Recognizer.load(tmp_path / folder).point == POINT
+
+
+def test_thresholds_that_were_changed_by_hand_are_saved_without_the_promise(checkpoint, tmp_path):
+    recognizer = Recognizer.load(checkpoint)
+    recognizer.policy.thresholds[0] = 0.75
+    recognizer.save(tmp_path / "new")
+    again = Recognizer.load(tmp_path / "new")
+    assert again.policy.thresholds[0] == 0.75
+    assert str(again.point) == "no promise: thresholds were given by hand"
+
+
+def test_a_source_that_is_another_by_now_is_not_saved(checkpoint, tmp_path):
+    recognizer = Recognizer.load(checkpoint)
+    checkpoint.write_bytes(b"another")
+    with pytest.raises(InputError, match=r"best.ckpt: is not what was loaded any more"):
+        recognizer.save(tmp_path / "new")
+    checkpoint.unlink()
+    with pytest.raises(InputError, match=r"best.ckpt: is not what was loaded any more"):
+        recognizer.save(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_net_in_hand_is_saved_and_a_prepared_one_is_refused(net, tmp_path):
+    policy = ThresholdPolicy(thresholds=[0.5, 0.5, 0.5, 0.0])
+    Recognizer(net, policy).save(tmp_path / "new")
+    again = Recognizer.load(tmp_path / "new", precision="float32", optimize="none")
+    video = torch.randint(0, 256, (2, 6, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(again.net(video), net(video))
+    fast, _ = prepare(net, precision="float32")
+    with pytest.raises(InputError, match=r"this net: .*save the net that it was made of"):
+        Recognizer(fast, policy).save(tmp_path / "other")
+    with pytest.raises(InputError, match="a program given by hand has no weights"):
+        Recognizer(Program(net, [len] * 4), policy).save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "reason"),
+    [
+        ({"runtime": "tensorrt"}, InputError, "runtime is 'tensorrt': use torch, onnx, openvino"),
+        ({"runtime": "onnx", "precision": "bfloat16"}, InputError, "precision is 'bfloat16': onnx has float32"),
+        ({"runtime": "onnx", "device": "cuda"}, InputError, "device cuda is for runtime torch"),
+        ({"runtime": "openvino", "optimize": "compile"}, InputError, "optimize='compile' is for runtime torch"),
+        ({"runtime": "onnx"}, MissingFileError, r"step_1.onnx: no such graph; `dynvid export .* --runtime onnx` makes"),
+        ({"runtime": "openvino", "precision": "int8"}, InputError, "holds no int8 graphs; .* --int8 VIDEOS"),
+        ({"precision": "int8"}, InputError, "precision is 'int8': use auto, float32, bfloat16"),
+    ],
+)
+def test_runtimes_that_a_folder_is_not_fit_for_are_refused(checkpoint, tmp_path, options, kind, reason):
+    Recognizer.load(checkpoint).save(tmp_path / "new")
+    with pytest.raises(kind, match=reason):
+        Recognizer.load(tmp_path / "new", **options)
+
+
+def test_a_checkpoint_has_no_graphs(checkpoint):
+    with pytest.raises(InputError, match=r"best.ckpt: has no graphs; `dynvid export .* --runtime onnx` makes some"):
+        Recognizer.load(checkpoint, runtime="onnx")
