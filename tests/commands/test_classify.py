@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -19,6 +20,7 @@ from dynvid import UnifiedExitNet
 from dynvid.cli import main
 from dynvid.data import Clip
 from dynvid.errors import InputError
+from dynvid.inference import parts_of
 from dynvid.module import DynamicInferenceModule
 
 CLASSES = ["plain", "[red]ma:star:rkup[/red]", "\x1b[31mansi\nline", "bidi \u202egnp", "caf\udce9"]
@@ -281,6 +283,7 @@ def test_the_table_cannot_be_steered_by_names(put, checkpoint, capsys):
     assert (len(out.splitlines()), len(err.splitlines())) == (1 + len(ODD), len(ODD))
 
 
+@pytest.mark.slow
 def test_an_error_is_one_line_that_steers_no_terminal(checkpoint):
     program, name = Path(sys.executable).with_name("dynvid"), b"gone\nfor good \x1b[31m\xe2\x80\xaecaf\xe9.mp4"
     run = subprocess.run([program, "classify", checkpoint, name], capture_output=True)
@@ -333,3 +336,77 @@ def test_wrong_options_are_said_in_one_line(checkpoint, capsys, words, message):
     err = capsys.readouterr().err
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def rows_of(out):
+    return {row["path"]: row for part in parts_of(out) for row in pq.read_table(part).to_pylist()}
+
+
+@pytest.mark.slow
+def test_many_files_are_kept_as_rows_and_a_second_run_finds_them(put, checkpoint, classify, here):
+    """In processes of their own, as a user does it; a video that kills its process by name is among them."""
+    for name in (*(f"root/{k}.mp4" for k in range(12)), "root/f/img_1.jpg", "root/culprit.mp4", "root/notes.md"):
+        put(name)
+    Path("root/broken.mp4").write_bytes(b"no video")
+    Path("more.txt").write_text(f"{put('v.mp4')}\nroot/3.mp4\ngone.mp4\n")
+    Path("hooks").mkdir()
+    Path("hooks/sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "def hook(event, arguments):\n"
+        "    if event == 'open' and str(arguments[0]).endswith('culprit.mp4'):\n"
+        "        os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "sys.addaudithook(hook)\n"
+    )
+    program = Path(sys.executable).with_name("dynvid")
+    command = [program, "classify", checkpoint, "root", "more.txt", "--out", "results", "--precision", "float32"]
+    path = os.pathsep.join(filter(None, [str(here / "hooks"), os.environ.get("PYTHONPATH")]))
+    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert run.returncode == 1, run.stderr
+    assert run.stdout.splitlines()[0].startswith("17 videos in results, 17 of them now")
+    said = run.stdout.splitlines()[2]
+    assert said.startswith("3 could not be read: ")
+    assert "1 killed the process that read it, twice" in said
+    assert "2 cannot open" in said
+    assert "passed over: 1 .md, 1 met twice" in run.stderr
+    assert "the process that reads videos ended (SIGSEGV) and is started anew" in run.stderr
+    rows = rows_of("results")
+    assert len(rows) == 17
+    assert rows[str(here / "root/culprit.mp4")]["error"].endswith("killed the process that read it, twice (SIGSEGV)")
+    assert "cannot open" in rows[str(here / "root/broken.mp4")]["error"]
+    assert "cannot open" in rows[str(here / "gone.mp4")]["error"]
+    _, alone, _ = classify("root/3.mp4", "root/f")
+    for path, row in alone.items():
+        found = rows[str(here / path)]
+        assert {key: found[key] for key in ("label", "frames", "depth")} == {
+            k: row[k] for k in ("label", "frames", "depth")
+        }
+        assert found["saved"] == pytest.approx(row["saved"])
+        assert found["probability"] == pytest.approx(row["probability"], rel=1e-4)
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.stdout.splitlines()[0] == "17 videos in results, 0 of them now"
+    assert again.stdout.splitlines()[1:] == run.stdout.splitlines()[1:]
+    assert (again.returncode, again.stderr) == (1, "dynvid: passed over: 1 .md, 1 met twice\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--engine", "ray"], "--engine: goes with --out"),
+        (["--time-limit", "9"], "--time-limit: goes with --out"),
+        (["--out", "results", "--json"], "--json: goes without --out"),
+        (["--out", "results", "--actors", "2"], "--actors: goes with --engine ray"),
+        (["--out", "results", "--engine", "spark"], "invalid choice: 'spark'"),
+    ],
+)
+def test_options_of_many_files_that_do_not_go_together(capsys, words, message):
+    with pytest.raises(SystemExit) as caught:
+        main(["classify", "net.ckpt", "v.mp4", *words])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_path_that_is_missing_is_said_before_a_folder_is_made(here, capsys):
+    with pytest.raises(SystemExit):
+        main(["classify", "net.ckpt", "gone.mp4", "--out", "results"])
+    assert capsys.readouterr().err == "dynvid: error: gone.mp4: no such file or folder\n"
+    assert not Path("results").exists()

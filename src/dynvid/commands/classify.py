@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynvid import strict_json
-from dynvid.commands.arguments import Arguments, add_speed
+from dynvid.commands.arguments import Arguments, add_audit, add_speed
 from dynvid.text import printable
 
 if TYPE_CHECKING:
@@ -26,7 +26,25 @@ def run(arguments: list[str]) -> int:
     parser.add_count("--batch-size", 8, "Videos that are computed together.")
     parser.add_count("--workers", None, "Threads that decode; by default one per CPU, up to 8.")
     add_speed(parser)
+    add_audit(parser)
+    parser.add_argument(
+        "--out",
+        help="A folder, or an address such as s3://bucket/results, for very many videos: Parquet parts and a manifest. "
+        "The same command takes up what was stopped. Paths that end in .txt or .csv are lists of videos then.",
+    )
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), help="With --out: this machine, or all that Ray knows (default: local)"
+    )
+    parser.add_count("--actors", None, "With --engine ray: how many actors; by default as many as there is room for.")
+    parser.add_argument("--address", help="With --engine ray: of the cluster; by default RAY_ADDRESS, or this machine.")
+    parser.add_count("--time-limit", None, "With --out: seconds without any answer that mean a hung process; 600.")
     options = parser.parse_args(arguments)
+    if options.out is None:
+        for name in ("engine", "actors", "address", "time_limit"):
+            if getattr(options, name) is not None:
+                parser.error(f"--{name.replace('_', '-')}: goes with --out")
+    else:
+        return _many(parser, options)
     return classify(
         options.checkpoint,
         options.paths,
@@ -36,6 +54,34 @@ def run(arguments: list[str]) -> int:
         options.precision,
         options.optimize,
         options.device,
+        options.audit,
+    )
+
+
+def _many(parser: Arguments, options: Any) -> int:
+    """Label very many videos, into a folder."""
+    engine = options.engine or "local"
+    if options.json:
+        parser.error("--json: goes without --out, which writes Parquet")
+    for name in ("actors", "address"):
+        if engine != "ray" and getattr(options, name) is not None:
+            parser.error(f"--{name}: goes with --engine ray")
+    from dynvid.commands.bulk import classify_many
+
+    return classify_many(
+        options.checkpoint,
+        options.paths,
+        options.out,
+        engine=engine,
+        device=options.device,
+        precision=options.precision,
+        optimize=options.optimize,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        actors=options.actors,
+        address=options.address,
+        time_limit=float(options.time_limit or 600),
+        audit=options.audit,
     )
 
 
@@ -48,6 +94,7 @@ def classify(
     precision: str = "auto",
     optimize: str = "default",
     device: str = "auto",
+    audit: float | None = None,
 ) -> int:
     """Label videos with early exit: each is decoded and computed only as far as it needs.
 
@@ -63,6 +110,7 @@ def classify(
         precision: `auto`, `float32` or `bfloat16`, as `dynvid.inference.prepare` takes it.
         optimize: `none`, `default` or `compile`, likewise.
         device: `auto`, `cpu`, `cuda` or `cuda:1` and so on.
+        audit: Share of videos that are audited; what they say of the promise comes last, on standard error.
 
     Returns:
         0, or 1 if something could not be read.
@@ -76,7 +124,8 @@ def classify(
     from dynvid.inference import Recognizer
 
     found, passed = search(paths)  # a path that is missing is said before any work
-    recognizer = Recognizer.load(checkpoint, device, precision, optimize)  # type: ignore[arg-type]  # they are checked
+    how: dict[str, Any] = {"device": device, "precision": precision, "optimize": optimize, "audit": audit}
+    recognizer = Recognizer.load(checkpoint, **how)
     if passed:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(passed.items()))
         print(printable(f"dynvid: passed over: {kinds}"), file=sys.stderr)
@@ -100,6 +149,8 @@ def classify(
     finally:  # interrupted, too
         if not json:
             _print_table(rows)
+        if recognizer.audit:
+            print(f"dynvid: {recognizer.audit}", file=sys.stderr)
     return int(any("error" in row for row in rows))
 
 

@@ -1,0 +1,1 @@
+"""Very many files: each video labelled once, whatever is stopped on the way."""

@@ -1,0 +1,216 @@
+"""The process that reads videos and computes: it holds the recognizer, answers its parent, and may die of a video.
+
+It is told videos by number and path, one after the other. Those of a company walk the route together, through
+`Recognizer.many`, until it is told that no more come; one that is read alone is the only one in its hands. It says of
+each video that it begins before it opens it. When its parent is gone it ends, whatever it is doing.
+"""
+
+import io
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from dynvid.errors import DynvidError
+from dynvid.inference.bulk.rows import Row
+from dynvid.inference.bulk.store import filesystem_of, is_uri
+
+if TYPE_CHECKING:
+    from dynvid.data.dataset import Skipped
+    from dynvid.inference.recognizer import Recognition, Recognizer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a process needs to know to label videos.
+
+    Attributes:
+        model: A checkpoint, a folder, or a name, as `Recognizer.load` takes it.
+        device: As `Recognizer.load` takes it; likewise the next two.
+        precision: `auto`, `float32` or `bfloat16`.
+        optimize: `none`, `default` or `compile`.
+        batch_size: Videos that are computed together.
+        workers: Threads that decode; None takes one per CPU, up to 8.
+        audit: Share of videos that are audited.
+        audited: What the audit of an earlier process said at last, to go on from.
+    """
+
+    model: str
+    device: str = "auto"
+    precision: str = "auto"
+    optimize: str = "default"
+    batch_size: int = 8
+    workers: int | None = None
+    audit: float | None = None
+    audited: dict[str, Any] | None = None
+
+
+# What a parent sends, beside the settings at first: ("video", number, path), ("end",) of a company, or
+# ("alone", number, path). What it gets: ("ready", words), ("refused", reason), ("begun", number),
+# ("row", number, row), ("audit", state), ("end",), ("broken", reason).
+Message = tuple[Any, ...]
+
+
+class RemoteFile(io.RawIOBase):
+    """A file in object storage, opened when it is first read: by a thread that decodes, not where videos are listed.
+
+    Args:
+        uri: Its address.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.name, self._file = uri, None
+
+    def _opened(self) -> Any:
+        if self._file is None:
+            system, path = filesystem_of(self.name)
+            self._file = system.open_input_file(path)
+        return self._file
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """See `io.RawIOBase`."""
+        read = self._opened().read(len(buffer))
+        buffer[: len(read)] = read
+        return len(read)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """See `io.IOBase`."""
+        return int(self._opened().seek(offset, whence))
+
+    def tell(self) -> int:
+        """See `io.IOBase`."""
+        return int(self._opened().tell())
+
+
+def main(pipe: int) -> None:
+    """What the process does.
+
+    Args:
+        pipe: The file descriptor of its end of the pipe to its parent.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    parent: Connection[Message, Message] = Connection(pipe)
+    settings: Settings = parent.recv()  # type: ignore[assignment]
+    orders: SimpleQueue[Message] = SimpleQueue()
+    Thread(target=_listen, args=(parent, orders), daemon=True).start()
+    try:
+        from dynvid.inference.recognizer import Recognizer
+
+        how: dict[str, Any] = {name: getattr(settings, name) for name in ("device", "precision", "optimize", "audit")}
+        recognizer = Recognizer.load(settings.model, **how)
+        if settings.audited and recognizer.audit:
+            recognizer.audit.resume(settings.audited)
+    except (DynvidError, OSError) as error:
+        parent.send(("refused", str(error)))
+        return
+    parent.send(("ready", _words(recognizer)))
+    while True:
+        order = orders.get()
+        try:
+            if order[0] == "alone":
+                parent.send(("begun", order[1]))
+                parent.send(("row", order[1], _alone(recognizer, order[2])))
+            elif order[0] == "video":
+                _together(recognizer, settings, order, orders, parent)
+            if recognizer.audit:
+                parent.send(("audit", recognizer.audit.plain() | {"said": str(recognizer.audit)}))
+            parent.send(("end",))
+        except Exception as error:
+            import torch
+
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            with suppress(OSError):  # the parent may be what is gone
+                parent.send(("broken" if isinstance(error, torch.OutOfMemoryError) else "failed", said))
+            os._exit(1)  # at once, although threads may still be decoding
+
+
+def _listen(parent: "Connection[Message, Message]", orders: "SimpleQueue[Message]") -> None:
+    """Take orders, so that the parent never waits to give one; without a parent there is nothing left to do."""
+    try:
+        while True:
+            orders.put(parent.recv())
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def _together(
+    recognizer: "Recognizer",
+    settings: Settings,
+    first: Message,
+    orders: "SimpleQueue[Message]",
+    parent: "Connection[Message, Message]",
+) -> None:
+    begun: deque[tuple[int, str]] = deque()
+
+    def videos() -> Iterator[Any]:
+        order = first
+        while order[0] == "video":
+            _, number, path = order
+            begun.append((number, path))
+            parent.send(("begun", number))
+            yield _source(path)
+            order = orders.get()
+
+    for found in recognizer.many(videos(), settings.batch_size, settings.workers):
+        number, path = begun.popleft()
+        parent.send(("row", number, _row(recognizer, path, found)))
+
+
+def _alone(recognizer: "Recognizer", path: str) -> Row:
+    import torch
+
+    from dynvid.inference.recognizer import reason
+
+    try:
+        return _row(recognizer, path, recognizer(_source(path)))
+    except torch.OutOfMemoryError:
+        raise  # the machine's fault, not the video's
+    except Exception as error:
+        return Row(path, error=reason(path, error))
+
+
+def _source(path: str) -> Any:
+    return RemoteFile(path) if is_uri(path) else path
+
+
+def _row(recognizer: "Recognizer", path: str, found: "Recognition | Skipped") -> Row:
+    from dynvid.data.dataset import Skipped
+
+    if isinstance(found, Skipped):
+        return Row(path, error=found.reason)
+    return Row(
+        path,
+        found.label,
+        found.probability,
+        found.exit.frames,
+        found.exit.depth,
+        found.gmacs,
+        1 - found.gmacs / recognizer.full_gmacs,
+        found.milliseconds,
+    )
+
+
+def _words(recognizer: "Recognizer") -> list[str]:
+    """What a user should know before the work begins, a line each."""
+    words = []
+    if not recognizer.calibrated:
+        words.append("not calibrated: every video gets full inference")
+    if recognizer.recipe and recognizer.recipe.precision != "float32":
+        promised = recognizer.point is not None and recognizer.point.promised
+        what = "its promise was made in float32" if promised else "exact"
+        words.append(f"{recognizer.recipe}; {what}: --precision float32")
+    return words

@@ -1,0 +1,283 @@
+"""The results of very many videos: Parquet parts, and a manifest that alone says which of them count.
+
+A part is written under a temporary name, synced, renamed and its folder synced; only then is the manifest written, in
+the same way, that names it. So whatever stops the process, a power cut too, the manifest names whole parts only, each
+video is in one of them at most, and what is in none is done again.
+
+The columns of a part, one row per video:
+
+| column | type | |
+|---|---|---|
+| `key` | uint64 | of the path's bytes, see `dynvid.inference.bulk.keys.key_of`; resuming goes by it |
+| `path` | string | absolute, or an address; bytes that are no UTF-8 are escaped, such as `caf\\udce9` |
+| `label` | string | name of the class, or its number where classes have no names |
+| `probability` | double | of that class |
+| `frames`, `depth` | int32 | the exit taken |
+| `gmacs` | double | spent on the video |
+| `saved` | double | share of full inference's GMACs that was not spent |
+| `milliseconds` | double | from asking for the video to the answer, waiting in the batch included |
+| `error` | string | why it could not be read; all columns from `label` on are null then, and this one is null else |
+"""
+
+import io
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import dynvid
+from dynvid import strict_json
+from dynvid.errors import InputError, MissingFileError
+from dynvid.inference.bulk.keys import Keys, key_of
+from dynvid.inference.bulk.rows import Row, Totals
+from dynvid.inference.bulk.store import Store, inside, read, store_at
+
+MANIFEST = "manifest.json"
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.uint64(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        ("label", pa.string()),
+        ("probability", pa.float64()),
+        ("frames", pa.int32()),
+        ("depth", pa.int32()),
+        ("gmacs", pa.float64()),
+        ("saved", pa.float64()),
+        ("milliseconds", pa.float64()),
+        ("error", pa.string()),
+    ]
+)
+_VERSION = 1
+_PART = re.compile(r"part-[0-9]{6,}\.parquet")
+
+
+class Results:
+    """The results in a folder or in object storage: those of earlier runs, and those that are added.
+
+    Args:
+        out: The folder, or an address such as `s3://bucket/results`.
+        identity: What the results are results of, as plain data, one value per name; results of another are refused.
+        part_rows: Rows of a full part.
+        part_seconds: Seconds after which a part is written although it is not full.
+        written: Called with the keys of the rows that a part has just made durable.
+
+    Attributes:
+        store: Where they lie.
+        totals: Over all rows, those that are not in a part yet included.
+        audit: What the audit says so far, for the manifest; None without one.
+
+    Raises:
+        InputError: Another process writes there, the results are of something else, or they are damaged.
+    """
+
+    def __init__(
+        self,
+        out: str | Path,
+        identity: dict[str, Any],
+        part_rows: int = 10_000,
+        part_seconds: float = 60.0,
+        written: Callable[[list[int]], None] = lambda keys: None,
+    ) -> None:
+        self.store: Store = store_at(out)
+        self.written = written
+        self._identity, self._part_rows, self._part_seconds = identity, part_rows, part_seconds
+        self._keys, self.totals = Keys(), Totals()
+        self.audit: dict[str, Any] | None = None
+        self._rows: list[Row] = []
+        self._parts: list[dict[str, Any]] = []
+        self._begun = time.monotonic()
+        try:
+            self._resume()
+        except BaseException:
+            self.store.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self.commit()
+        finally:
+            self.store.close()
+
+    def take(self, path: str) -> bool:
+        """Whether a video is neither done nor taken before; it is taken then."""
+        return self._keys.add(key_of(path))
+
+    def add(self, row: Row) -> None:
+        """Take in a row of a video that was taken; a part is written when it is full, or due.
+
+        Raises:
+            InputError: It cannot be written; the parts before stay.
+        """
+        self._rows.append(row)
+        self.totals.add(row)
+        if len(self._rows) >= self._part_rows or time.monotonic() - self._begun >= self._part_seconds:
+            self.commit()
+
+    def commit(self) -> None:
+        """Make all rows so far durable.
+
+        Raises:
+            InputError: They cannot be written; the parts before stay.
+        """
+        self._begun = time.monotonic()
+        if not self._rows:
+            return
+        name, keys = _name_of(len(self._parts)), [key_of(row.path) for row in self._rows]
+        self.store.write(name, _parquet(self._rows, keys))
+        sums = Totals()
+        for row in self._rows:
+            sums.add(row)
+        part = {"file": name, "rows": sums.videos, "gmacs": sums.gmacs, "saved": sums.saved, "errors": sums.errors}
+        self._write_manifest([*self._parts, part], finished=False)
+        self._parts.append(part)
+        self._rows = []
+        self.written(keys)
+
+    def finish(self) -> None:
+        """Make all rows durable, and say in the manifest that no video is left."""
+        self.commit()
+        self._write_manifest(self._parts, finished=True)
+
+    def _write_manifest(self, parts: list[dict[str, Any]], finished: bool) -> None:
+        said = {
+            "dynvid_results": _VERSION,
+            "dynvid": dynvid.__version__,
+            **self._identity,
+            "finished": finished,
+            "audit": self.audit,
+            "parts": parts,
+        }
+        self.store.write(MANIFEST, (strict_json.dumps(said, indent=1) + "\n").encode())
+
+    def _resume(self) -> None:
+        name = self.store.name
+        manifest = _manifest(name, self.store.read(MANIFEST))
+        there = {int(each[5:-8]): each for each in self.store.names() if _PART.fullmatch(each)}
+        if manifest is None or not manifest["parts"]:
+            if there and manifest is None:
+                raise InputError(f"{name}: holds {min(there.values())} but no {MANIFEST}; take another folder")
+            self._write_manifest([], finished=False)
+            return
+        _refuse_another(name, manifest, json.loads(strict_json.dumps(self._identity)))
+        self._parts, self.audit = manifest["parts"], manifest["audit"]
+        for part in self._parts:
+            self._count(part)
+        for number, each in there.items():
+            if number >= len(self._parts):  # written, but stopped before the manifest could name it
+                self.store.remove(each)
+
+    def _count(self, part: dict[str, Any]) -> None:
+        """Take in a part of an earlier run."""
+        name = inside(self.store.name, part["file"])
+        content = self.store.read(part["file"])
+        try:
+            if content is None:
+                raise InputError("it is gone")
+            keys = pq.read_table(pa.BufferReader(content), columns=["key"])["key"].to_numpy()
+            if len(keys) != part["rows"] or self._keys.update(keys) != len(keys):
+                raise InputError("it holds other rows")
+        except (InputError, pa.ArrowException, OSError, KeyError) as error:
+            raise InputError(
+                f"{name}: counted by {MANIFEST}, but cannot be read ({' '.join(str(error).split())}); "
+                "bring it back, or take another folder"
+            ) from error
+        self.totals.include(Totals(part["rows"], part["gmacs"], part["saved"], Counter(part["errors"])))
+
+
+def parts_of(out: str | Path) -> list[str]:
+    """The Parquet files of a results folder that count, for whatever reads Parquet.
+
+    Args:
+        out: The folder, or an address such as `s3://bucket/results`; another process may be writing there.
+
+    Raises:
+        FileNotFoundError: There are no results.
+        ValueError: The manifest is damaged.
+
+    Example:
+        >>> import tempfile, pyarrow.parquet
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with Results(folder, {"model": "a"}) as results:
+        ...         results.add(Row("/a.mp4", "swim", 0.9, 4, 2, 1.5, 0.6, 12.0))
+        ...     [part] = parts_of(folder)
+        ...     pyarrow.parquet.read_table(part)["label"].to_pylist()
+        ['swim']
+    """
+    out = str(out)
+    manifest = _manifest(out, read(inside(out, MANIFEST)))
+    if manifest is None:
+        raise MissingFileError(f"{out}: no results are there ({MANIFEST} is missing)")
+    return [inside(out, part["file"]) for part in manifest["parts"]]
+
+
+def _manifest(name: str, content: bytes | None) -> dict[str, Any] | None:
+    """Read and check a manifest; None where there is none."""
+    if content is None:
+        return None
+    try:
+        manifest = json.loads(content)
+        if manifest["dynvid_results"] != _VERSION:
+            raise InputError(f"version {manifest['dynvid_results']!r}, {_VERSION} is known")
+        if not isinstance(manifest["audit"], dict | None):
+            raise InputError("audit is no audit")
+        for number, part in enumerate(manifest["parts"]):
+            if part["file"] != _name_of(number):
+                raise InputError(f"part {number} is called {part['file']!r}")
+            Totals(int(part["rows"]), float(part["gmacs"]), float(part["saved"]), Counter(part["errors"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{inside(name, MANIFEST)}: no manifest of results ({error}); take another folder") from error
+    found: dict[str, Any] = manifest
+    return found
+
+
+def _name_of(number: int) -> str:
+    return f"part-{number:06d}.parquet"
+
+
+def _refuse_another(name: str, manifest: dict[str, Any], identity: dict[str, Any]) -> None:
+    for what, value in identity.items():
+        there = manifest.get(what)
+        if there != value:
+            raise InputError(
+                f"{name}: holds results of another {what}: {_difference(there, value)}; take another folder"
+            )
+
+
+def _difference(there: Any, value: Any) -> str:
+    """What differs, named; of two lists or dictionaries the first entry that does."""
+    if isinstance(there, dict) and isinstance(value, dict):
+        for key in [*there, *value]:
+            if there.get(key) != value.get(key):
+                return f"{key} {_short(there.get(key))}, now {_short(value.get(key))}"
+    return f"{_short(there)}, now {_short(value)}"
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "not given"
+    text = str(value)
+    return text if len(text) <= 60 else text[:28] + "..." + text[-28:]
+
+
+def _parquet(rows: list[Row], keys: list[int]) -> bytes:
+    columns: list[Any] = [pa.array(np.array(keys, np.uint64))]
+    for number, column in enumerate(SCHEMA.names[1:]):
+        values = [row[number] for row in rows]
+        columns.append(pa.array([_text(v) if isinstance(v, str) else v for v in values], SCHEMA.field(column).type))
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), file, compression="zstd")
+    return file.getvalue()
+
+
+def _text(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,327 @@
+"""Has videos read by a process that may die of one, and finds out which one it was.
+
+When the process dies, or says nothing for too long, the videos that it had begun are tried one by one, each as the only
+one in its hands: so the culprit alone is blamed. A video that ends its process twice so is set aside, with a row that
+says it.
+"""
+
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import dynvid
+from dynvid.errors import InputError, ModeError
+from dynvid.inference.bulk.child import Message, Settings
+from dynvid.inference.bulk.journal import Journal
+from dynvid.inference.bulk.keys import key_of
+from dynvid.inference.bulk.rows import Row
+
+TRIES = 2
+"""How often a video may end the process that reads it alone."""
+
+_MOST_IN_A_ROW = 20  # set aside without one that is read in between: then it is the machine
+_MOST_STARTS = 3  # of a process that comes to nothing
+_PROGRAM = (
+    "import sys; sys.path.append(sys.argv[1]); from dynvid.inference.bulk.child import main; main(int(sys.argv[2]))"
+)
+
+
+class Ended(NamedTuple):
+    """How a process ended that should not have.
+
+    Attributes:
+        said: In words, such as SIGKILL.
+        hung: Whether it was ended here, since it said nothing for too long.
+    """
+
+    said: str
+    hung: bool = False
+
+
+class Supervisor:
+    """Labels videos by a process of its own, which is started anew when it dies.
+
+    Args:
+        settings: What the process loads.
+        time_limit: Seconds without any word of it after which it counts as hung.
+        journal: What keeps in mind which videos are begun.
+        say: Called with a line when something happens that a user should know.
+
+    Attributes:
+        audit: What the audit says so far, as plain data; None without one.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        time_limit: float = 600.0,
+        journal: Journal | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._settings, self._time_limit, self._say = settings, time_limit, say
+        self._journal = journal or Journal()
+        self._child: _Child | None = None
+        self._words: list[str] = []
+        self._alone: int | None = None  # the key of the video that is being tried alone
+        self._number = self._fruitless = 0
+        self.audit: dict[str, Any] | None = settings.audited
+
+    def run(self, videos: Iterable[str]) -> Iterator[Row]:
+        """Label videos, in no particular order; what cannot be read is a row too.
+
+        Videos that were begun by a process that did not come back, as the journal has it, are tried alone, at the end.
+
+        Raises:
+            ValueError: The model cannot be loaded.
+            ModeError: The process cannot run: it ends before it is ready, or with one video after the other.
+        """
+        suspected = self._journal.begun | set(self._journal.tries)
+        suspects: deque[str] = deque()
+        aside: list[Row] = []  # held back until a video is read, which shows that the machine is not to blame
+
+        def in_company() -> Iterator[str]:
+            for path in videos:
+                if suspected and key_of(path) in suspected:
+                    suspects.append(path)
+                else:
+                    yield path
+
+        coming = _PushBack(in_company())
+        while True:
+            for found in self._together(coming, suspects):
+                yield from _all_of(aside)
+                yield found
+            none_left = coming.is_empty()  # which may find suspects on the way
+            if none_left and not suspects:
+                break
+            if suspects:
+                self._say(f"{len(suspects)} videos that were being read then are tried one by one")
+            while suspects:
+                path = suspects.popleft()
+                how = self._tried_in_vain(path)
+                if how is None:
+                    row, how = self._try(path)
+                    if row is not None:
+                        yield from _all_of(aside)
+                        yield row
+                        continue
+                    if self._journal.tries[key_of(path)] < TRIES:
+                        suspects.append(path)  # at the end: whoever ends processes from outside hits another one next
+                        continue
+                assert how is not None
+                aside.append(_set_aside(path, how, self._time_limit))
+                if len(aside) >= _MOST_IN_A_ROW:
+                    self._journal.forgive([key_of(row.path) for row in aside])
+                    raise ModeError(
+                        f"{_MOST_IN_A_ROW} videos in a row ended the process that read them ({how.said}), and none was "
+                        "read in between: has the machine enough memory?"
+                    )
+        yield from _all_of(aside)
+
+    def close(self) -> None:
+        """End the process, on purpose: what it was reading is not to blame."""
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+        with suppress(InputError):  # the disk is full; what is begun is then tried alone next time, and no more
+            self._journal.release([] if self._alone is None else [self._alone])
+        self._alone = None
+
+    def _together(self, coming: "_PushBack", suspects: deque[str]) -> Iterator[Row]:
+        """Read videos until no more come, or the process dies: then `suspects` are those that it had begun."""
+        sent: dict[int, str] = {}
+        begun: dict[int, str] = {}
+        most = 64 * self._settings.batch_size  # twice what `many` has in its hands, so that it never waits for us
+        ended = False
+        child: _Child | None = None
+        while True:
+            while not ended and len(sent) + len(begun) < most:
+                path = next(coming, None)
+                if path is None:
+                    if child is None:
+                        return
+                    ended = True
+                    child.send(("end",))
+                else:
+                    child = child or self._ready()
+                    self._number += 1
+                    sent[self._number] = path
+                    child.send(("video", self._number, path))
+            assert child is not None
+            message = child.receive(self._time_limit)
+            if isinstance(message, Ended):
+                self._lose(child, message)
+                self._fruitless = 0 if begun else self._fruitless + 1
+                if self._fruitless == _MOST_STARTS:
+                    raise ModeError(f"the process that reads videos ends before it begins one ({message.said})")
+                self._say(f"the process that reads videos ended ({message.said}) and is started anew")
+                coming.push_back(sent.values())
+                suspects.extend(begun.values())
+                return
+            kind = message[0]
+            if kind == "begun":
+                begun[message[1]] = sent.pop(message[1])
+                self._journal.begin(key_of(begun[message[1]]))
+            elif kind == "row":
+                self._journal.answer(key_of(begun.pop(message[1])))
+                yield message[2]
+            elif self._is_end(message):
+                return
+
+    def _try(self, path: str) -> tuple[Row | None, Ended | None]:
+        """Read a video alone: its row, or how the process ended."""
+        child, key = self._ready(), key_of(path)
+        self._alone = key
+        self._journal.begin(key, alone=True)
+        self._number += 1
+        child.send(("alone", self._number, path))
+        row: Row | None = None
+        while True:
+            message = child.receive(self._time_limit)
+            if isinstance(message, Ended):
+                self._alone = None
+                self._lose(child, message)
+                return row, message
+            if message[0] == "row":
+                row = message[2]
+                self._journal.answer(key)
+                self._alone = None
+            elif self._is_end(message):
+                return row, None
+
+    def _is_end(self, message: Message) -> bool:
+        """Take in what a process says of itself; whether it has done what it was told."""
+        if message[0] == "broken":
+            raise ModeError(f"{message[1]}; fewer videos at a time need less memory: --batch-size")
+        if message[0] == "audit":
+            self.audit = message[1]
+        return bool(message[0] == "end")
+
+    def _ready(self) -> "_Child":
+        """A process that has loaded the model."""
+        starts = 0
+        while self._child is None:
+            child = _Child(replace(self._settings, audited=self.audit))
+            self._child = child
+            message = child.receive(None)
+            if isinstance(message, Ended):
+                self._lose(child, message)
+                starts += 1
+                if starts == _MOST_STARTS:
+                    raise ModeError(f"the process that reads videos cannot start ({message.said})")
+            elif message[0] == "refused":
+                self._lose(child, Ended("refused"))
+                raise InputError(message[1])
+            else:
+                for line in message[1] if not self._words else ():
+                    self._say(line)
+                self._words = message[1] or [""]
+        return self._child
+
+    def _lose(self, child: "_Child", how: Ended) -> None:
+        child.end()
+        self._child = None
+
+    def _tried_in_vain(self, path: str) -> Ended | None:
+        """How a video that was tried often enough by earlier processes has ended them."""
+        return Ended("in an earlier run") if self._journal.tries[key_of(path)] >= TRIES else None
+
+
+class _Child:
+    """The process, seen from its parent.
+
+    Args:
+        settings: What it loads.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._pipe: Connection[Message, Message]
+        self._pipe, theirs = Pipe()
+        root = str(Path(dynvid.__file__).parents[1])
+        # Not by multiprocessing, which would run the script that called us once more. The process inherits the mask:
+        # Ctrl-C is ours, also before the process can say so itself.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _PROGRAM, root, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what libraries print is no output of ours
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        theirs.close()  # so that ours ends with the process
+        self.send(settings)  # type: ignore[arg-type]
+
+    def send(self, message: Message) -> None:
+        """Tell it something; where it has just died, the next answer says so."""
+        with suppress(OSError):
+            self._pipe.send(message)
+
+    def receive(self, limit: float | None) -> Message | Ended:
+        """What it says next, or how it ended."""
+        failed = ""
+        try:
+            if limit is not None and not self._pipe.poll(limit):
+                return Ended(f"no word for {limit:g} s", hung=True)
+            message = self._pipe.recv()
+            if message[0] != "failed":
+                return message
+            failed = message[1]
+        except (EOFError, OSError):
+            pass
+        except Exception as error:  # torn within a message
+            failed = str(error)
+        try:
+            code = self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            return Ended(failed or "it closed its pipe")
+        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return Ended(failed or name)
+
+    def end(self) -> None:
+        """End it, if it has not ended."""
+        self._process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)  # longer only where a dead disk holds it
+        self._pipe.close()
+
+
+class _PushBack(Iterator[str]):
+    """An iterator that takes back what was not used."""
+
+    def __init__(self, source: Iterator[str]) -> None:
+        self._source, self._back = source, deque[str]()
+
+    def __next__(self) -> str:
+        return self._back.popleft() if self._back else next(self._source)
+
+    def push_back(self, items: Iterable[str]) -> None:
+        self._back.extend(items)
+
+    def is_empty(self) -> bool:
+        item = next(self, None)
+        if item is not None:
+            self._back.appendleft(item)
+        return item is None
+
+
+def _set_aside(path: str, how: Ended, time_limit: float) -> Row:
+    if how.hung:
+        return Row(path, error=f"{path}: held up the process that read it for {time_limit:g} s, twice")
+    return Row(path, error=f"{path}: killed the process that read it, twice ({how.said})")
+
+
+def _all_of(rows: list[Row]) -> Iterator[Row]:
+    """Hand out all rows of a list, and empty it."""
+    held = rows.copy()
+    rows.clear()
+    yield from held
