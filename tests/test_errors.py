@@ -10,6 +10,10 @@ from dynvid import errors
 
 # Protocols of Python rather than faults of the input.
 PROTOCOL = {"NotImplementedError", "StopIteration", "AttributeError", "IndexError"}
+PROTOCOL |= {
+    "RefusedError",
+    "gr.Error",
+}  # a request refused with a status, a word on a page
 PROTOCOL |= {"ArgumentTypeError", "argparse.ArgumentTypeError"}  # which argparse makes a line of
 
 

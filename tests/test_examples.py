@@ -24,6 +24,12 @@ def test_examples_are_short(path):
     assert len(path.read_text().splitlines()) < 60
 
 
+def test_each_example_is_run():
+    tests = [Path(__file__), *Path(__file__).with_name("extras").glob("test_*.py")]
+    run_by_tests = "".join(path.read_text() for path in tests)
+    assert [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in run_by_tests] == []
+
+
 @pytest.mark.slow
 def test_01_quickstart(tmp_path):
     assert "dynamic inference:" in run(tmp_path, "01_quickstart.py", "--epochs", "1", "--clips_per_class", "4")
@@ -46,3 +52,27 @@ def test_04_custom_backbone(tmp_path):
     printed = run(tmp_path, "04_custom_backbone.py")
     assert "8 frames, depth 3" in printed
     assert "Prediction(label=" in printed
+
+
+@pytest.mark.slow
+def test_05_live(tmp_path):
+    SyntheticDataModule(tmp_path / "own", clips_per_class=5, clip_frames=24, size=32).prepare_data()
+    (clip, *_) = sorted((tmp_path / "own").rglob("*.mp4"))
+    printed = run(tmp_path, "05_live.py", "--camera", "no camera", "--file", clip, "--window", "0.5", "--seconds", "2")
+    assert f"no camera: cannot open (No such file or directory); {clip} in its place" in printed
+    assert "so far" in printed
+    assert "sure)" in printed
+
+
+@pytest.mark.slow
+def test_06_timeline(tmp_path):
+    printed = run(tmp_path, "06_timeline.py")
+    assert "windows, " in printed
+    (subtitles,) = [line.partition(":")[0] for line in printed.splitlines() if ".vtt:" in line]
+    assert Path(subtitles).read_text().startswith("WEBVTT")
+
+
+@pytest.mark.slow
+def test_07_many_files(tmp_path):
+    assert "8 videos, 0 unreadable" in run(tmp_path, "07_many_files.py", "--clips", "8")
+    assert "8 videos, 0 unreadable" in run(tmp_path, "07_many_files.py", "--clips", "8")  # there is nothing left to do

@@ -27,9 +27,19 @@ usage: dynvid COMMAND ...
                                          dynvid profile CHECKPOINT VIDEO_OR_FOLDER ...
   check     decode every video, list the unreadable
                                          dynvid check --config ucf101.yaml --data.root PATH
-  classify  label video files            dynvid classify CHECKPOINT VIDEO_OR_FOLDER ...
+  classify  label video files            dynvid classify MODEL VIDEO_OR_FOLDER ...
+  live      label a camera, a stream or a file as it comes
+                                         dynvid live MODEL SOURCE
+  timeline  what happens when in a long video
+                                         dynvid timeline MODEL VIDEO
+  serve     answer over HTTP             dynvid serve MODEL
+  demo      a page to try a model on     dynvid demo MODEL
+  export    a folder to hand on, with graphs for other runtimes
+                                         dynvid export CHECKPOINT FOLDER
   benchmark full against dynamic inference, in time
-                                         dynvid benchmark CHECKPOINT VIDEO_OR_FOLDER ...
+                                         dynvid benchmark MODEL VIDEO_OR_FOLDER ...
+
+A MODEL is a checkpoint, a folder that `dynvid export` wrote, or the name of one on the Hugging Face hub.
 
 Ready configs: {configs}
 `dynvid COMMAND --help` shows the arguments of a command."""
@@ -73,6 +83,26 @@ def _run(args: list[str] | None) -> int | None:
         from dynvid.commands.classify import run as classify
 
         return classify(rest)
+    elif command == "live":
+        from dynvid.commands.live import run as live
+
+        return live(rest)
+    elif command == "timeline":
+        from dynvid.commands.timeline import run as timeline
+
+        return timeline(rest)
+    elif command == "serve":
+        from dynvid.commands.serve import run as serve
+
+        return serve(rest)
+    elif command == "demo":
+        from dynvid.commands.demo import run as demo
+
+        return demo(rest)
+    elif command == "export":
+        from dynvid.commands.export import run as export
+
+        return export(rest)
     elif command == "benchmark":
         from dynvid.commands.benchmark import run as benchmark
 
