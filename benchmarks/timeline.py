@@ -56,21 +56,19 @@ def join(clips: Sequence[tuple[Path, str]], path: Path, count: int, seed: int) -
         chosen.append(following)
     truth, frames = [], 0
     with av.open(str(path), "w") as out:
-        stream = None
+        stream, rate = None, 0
         for clip, label in chosen:
             start = frames
             with av.open(str(clip)) as source:
-                rate = float(source.streams.video[0].average_rate)
+                rate = rate or round(float(source.streams.video[0].average_rate))  # that of the first clip
                 images = list(source.decode(video=0))
                 # Some of the end is cut off, so that clips of one length do not lie in step with the windows.
                 for frame in images[: len(images) - int(rng.uniform(0, 0.4) * len(images))]:
                     if stream is None:
-                        stream = out.add_stream(
-                            "libx264", rate=round(rate), options={"qp": "20", "preset": "ultrafast"}
-                        )
+                        stream = out.add_stream("libx264", rate=rate, options={"qp": "20", "preset": "ultrafast"})
                         stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, "yuv420p"
                     image = frame.reformat(stream.width, stream.height, "yuv420p")
-                    image.pts, image.time_base = frames, Fraction(1, round(rate))
+                    image.pts, image.time_base = frames, Fraction(1, rate)
                     out.mux(stream.encode(image))
                     frames += 1
             fps = float(stream.codec_context.framerate)

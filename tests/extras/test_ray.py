@@ -150,10 +150,10 @@ def test_a_model_that_cannot_be_loaded_is_one_line(folder, cluster):
         label_files(folder / "broken.ckpt", videos(folder)[:3], folder / "none", engine="ray", actors=1)
 
 
-def test_07_many_files(folder, cluster):
+def test_07_many_files(tmp_path, cluster):
     done = subprocess.run(
         [sys.executable, EXAMPLE, "--engine", "ray", "--clips", "6"],
-        cwd=folder, capture_output=True, text=True, env=os.environ | {"RAY_ADDRESS": cluster},
+        cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"RAY_ADDRESS": cluster},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "6 videos" in done.stdout

@@ -7,6 +7,7 @@ and no more, and gives their blocks to another. A video that kills the process t
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -14,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dynvid.errors import DynvidError, ModeError
+from dynvid.errors import ModeError
 from dynvid.extras import require
 from dynvid.inference.bulk.child import Settings
 from dynvid.inference.bulk.rows import Row
@@ -97,12 +98,13 @@ class Cluster:
 
 
 def _reason(error: BaseException) -> str:
-    """Why Ray has ended the work: what an actor raised on purpose, where there is such a thing."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, DynvidError):
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    said = str(cause or error).strip().splitlines()
-    return said[-1] if cause else f"Ray has ended the work: {said[0] if said else type(error).__name__}"
+    """Why Ray has ended the work: what an actor raised on purpose, where there is such a thing.
+
+    Of an exception in an actor Ray hands on the traceback as text; its kind is lost on the way.
+    """
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    on_purpose = re.findall(r"^dynvid\.errors\.\w+: (.+)$", text, re.MULTILINE)
+    return on_purpose[-1] if on_purpose else f"Ray has ended the work: {text.partition(chr(10))[0]}"
 
 
 class Actor:
