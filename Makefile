@@ -55,7 +55,10 @@ use-serve := python -m pytest -m extra tests/extras/test_serve.py
 use-demo := python -m pytest -m extra tests/extras/test_demo.py
 use-dev := python -m pytest --version
 # What their tests need beside them.
-with-onnx with-openvino with-ray with-serve := pytest
+with-onnx := pytest
+with-openvino := pytest
+with-ray := pytest
+with-serve := pytest
 with-demo := pytest playwright
 
 test-extras: $(addprefix test-extra-,$(EXTRAS)) # each in an environment of its own, from a wheel
