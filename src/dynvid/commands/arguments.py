@@ -5,6 +5,7 @@ import re
 from difflib import get_close_matches
 from typing import NoReturn
 
+from dynvid.commands.numbers import above_zero, port, share
 from dynvid.text import printable
 
 _UNKNOWN = re.compile(r"unrecognized arguments: (?:.* )?(-[^\s=]+)")
@@ -53,24 +54,29 @@ def add_speed(parser: Arguments) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
 
 
+def add_listening(parser: Arguments, default_port: int) -> None:
+    """Add the options that say where a server listens, and how much it takes."""
+    parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (default: 127.0.0.1, this machine).")
+    parser.add_argument(
+        "--port", type=port, default=default_port, help=f"0 takes any that is free (default: {default_port})."
+    )
+    parser.add_argument(
+        *("--max-upload-mb", "--max_upload_mb"),
+        type=above_zero,
+        default=200.0,
+        metavar="MB",
+        help="Largest upload (default: 200).",
+    )
+
+
 def add_audit(parser: Arguments) -> None:
     """Add the option that says how many videos are audited."""
     parser.add_argument(
         "--audit",
-        type=_share,
+        type=share,
         metavar="SHARE",
         help="Share of videos taken on to the last exit, to see whether the promise is kept: 0.02 (default: none)",
     )
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: a share, above 0 and up to 1")
-    return share
 
 
 def _count(text: str) -> int:

@@ -5,8 +5,7 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING
 
-from dynvid.commands.arguments import Arguments, add_speed
-from dynvid.commands.serve import above_zero, port
+from dynvid.commands.arguments import Arguments, add_listening, add_speed
 from dynvid.text import printable
 
 if TYPE_CHECKING:
@@ -27,15 +26,7 @@ def run(arguments: list[str]) -> int:
     """Run the command until it is told to end; 0."""
     parser = Arguments("demo", DESCRIPTION)
     parser.add_argument("model", help="A checkpoint, or a folder that `dynvid export` wrote.")
-    parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (default: 127.0.0.1, this machine).")
-    parser.add_argument("--port", type=port, default=7860, help="0 takes any that is free (default: 7860).")
-    parser.add_argument(
-        *("--max-upload-mb", "--max_upload_mb"),
-        type=above_zero,
-        default=200.0,
-        metavar="MB",
-        help="Largest upload (default: 200).",
-    )
+    add_listening(parser, 7860)
     add_speed(parser)
     options = parser.parse_args(arguments)
     from dynvid.extras import require
@@ -52,8 +43,7 @@ def run(arguments: list[str]) -> int:
         from dynvid.showcase.page import Demo, make_app, warm_up
 
         recognizer = Recognizer.load(options.model, options.device, options.precision, options.optimize)
-        source = getattr(recognizer, "_source", None) or options.model
-        curve = read_checkpoint(source)["state_dict"]["curve_thresholds"]
+        curve = read_checkpoint(options.model)["state_dict"]["curve_thresholds"]
         warm_up(recognizer)
         app = make_app(Demo(recognizer, curve, parts=_parts(recognizer)), int(options.max_upload_mb * 1e6))
         said = printable(f"dynvid: {options.model} is shown at {url_of(listening)}")

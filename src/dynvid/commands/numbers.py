@@ -19,18 +19,32 @@ def number(text: str) -> float:
     return value
 
 
-def seconds(text: str) -> float:
+def above_zero(text: str) -> float:
     """A number above 0."""
     if not number(text):
-        raise argparse.ArgumentTypeError(f"{text!r}: seconds, above 0")
+        raise argparse.ArgumentTypeError(f"{text!r}: a number above 0")
     return float(text)
 
 
-def share(text: str) -> float:
+def probability(text: str) -> float:
     """A number from 0 to 1."""
     if number(text) > 1:
         raise argparse.ArgumentTypeError(f"{text!r}: a probability, 0 to 1")
     return float(text)
+
+
+def share(text: str) -> float:
+    """A number above 0, up to 1."""
+    if not 0 < number(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a share, above 0 and up to 1")
+    return float(text)
+
+
+def port(text: str) -> int:
+    """A port of TCP."""
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) < 2**16):
+        raise argparse.ArgumentTypeError(f"{text!r}: a port, 0 to 65535")
+    return int(text)
 
 
 def tries(text: str) -> int:

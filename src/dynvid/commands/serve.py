@@ -1,10 +1,9 @@
 """`dynvid serve`: a model behind HTTP."""
 
-import re
 import sys
-from argparse import ArgumentTypeError
 
-from dynvid.commands.arguments import Arguments, add_audit, add_speed
+from dynvid.commands.arguments import Arguments, add_audit, add_listening, add_speed
+from dynvid.commands.numbers import above_zero
 from dynvid.text import printable
 
 DESCRIPTION = """\
@@ -19,15 +18,7 @@ def run(arguments: list[str]) -> int:
     """Run the command until it is told to end; 0."""
     parser = Arguments("serve", DESCRIPTION)
     parser.add_argument("model", help="A checkpoint, or a folder that `dynvid export` wrote.")
-    parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (default: 127.0.0.1, this machine).")
-    parser.add_argument("--port", type=port, default=8000, help="0 takes any that is free (default: 8000).")
-    parser.add_argument(
-        *("--max-upload-mb", "--max_upload_mb"),
-        type=above_zero,
-        default=200.0,
-        metavar="MB",
-        help="Largest upload (default: 200).",
-    )
+    add_listening(parser, 8000)
     parser.add_argument(
         *("--upload-seconds", "--upload_seconds"),
         type=above_zero,
@@ -89,17 +80,3 @@ def run(arguments: list[str]) -> int:
         if recognizer.audit:
             print(f"dynvid: {recognizer.audit}", file=sys.stderr)
     return 0
-
-
-def port(text: str) -> int:
-    """Read a port number."""
-    if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
-        raise ArgumentTypeError(f"{text!r}: a port, 0 to 65535")
-    return int(text)
-
-
-def above_zero(text: str) -> float:
-    """Read a number above 0."""
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) or not float(text):
-        raise ArgumentTypeError(f"{text!r}: a number above 0")
-    return float(text)

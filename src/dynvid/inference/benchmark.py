@@ -148,7 +148,7 @@ def compare(
         for source, threads in sources:
             _pass(kind, source[:warm_up], batch_size, threads)
             programs.append(partial(_pass, kind, source, batch_size, threads))
-    rounds = in_turns(programs, repeats, clock or clock_of(contenders[0].net.mean.device), seconds)
+    rounds = in_turns(programs, repeats, clock or clock_of(contenders[0].net.device), seconds)
     columns = list(zip(*rounds, strict=True))  # the rounds of each program
     step = 2 if decoded else 1
     rows = [_Row(kind, columns[step * i], columns[step * (i + 1) - 1], videos, by) for i, kind in enumerate(kinds)]
@@ -260,7 +260,7 @@ def quantile(ascending: Sequence[float], share: float) -> float:
 @torch.inference_mode()
 def _pass(kind: _Kind, videos: Sequence[Open], batch_size: int, workers: int) -> Pass:
     """Take all videos through the pool; `workers` is 0 where their frames are in memory."""
-    device = kind.walked.mean.device
+    device = kind.walked.device
     policy = kind.policy().to(device)
     peak, spent = Peak(device), list[Time]()
     openers = [partial(_timed, video, spent) for video in videos] if workers else videos

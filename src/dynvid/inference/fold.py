@@ -150,7 +150,7 @@ def _two_frames(net: ExitNet) -> Tensor:
     """Two frames of noise, of 64 pixels where the net takes them so small."""
     noise = torch.Generator().manual_seed(0)
     for size in (64, net.input_size):
-        frames = torch.randn(2, 3, size, size, generator=noise).to(net.mean.device)
+        frames = torch.randn(2, 3, size, size, generator=noise).to(net.device)
         frames = frames.contiguous(memory_format=torch.channels_last)
         x: Activations = frames
         try:

@@ -112,7 +112,7 @@ class PlainTSM(ExitNet):
 
     def to_frames(self, video: Tensor) -> Tensor:
         """(B, n, C, H, W), uint8 or float -> frame-major normalised (n * B, C, H, W)."""
-        x = video.transpose(0, 1).flatten(0, 1).to(self.mean.device).contiguous()
+        x = video.transpose(0, 1).flatten(0, 1).to(self.device).contiguous()
         if x.is_floating_point():
             return x.to(self.mean.dtype)
         return x.to(self.mean.dtype).sub(self.mean * 255).div_(self.std * 255)

@@ -13,15 +13,11 @@ class Shared(ModelHubMixin):
 
     _hub_mixin_config: dict[str, Any] = {}  # ours is written by `save`
 
-    def save(self, folder: str | Path) -> None:
-        """Write the model as a folder."""
-        raise NotImplementedError
-
     def save_pretrained(  # the mixin would remove a config.json that it finds
         self, save_directory: str | Path, *, repo_id: str | None = None, push_to_hub: bool = False, **options: Any
     ) -> str | None:
         """As `save`; with `push_to_hub` also as `push_to_hub`, to `repo_id` or a name like that of the folder."""
-        self.save(save_directory)
+        self.save(save_directory)  # type: ignore[attr-defined]  # a Recognizer's; likewise `load` below
         return self.push_to_hub(repo_id or Path(save_directory).name, **options) if push_to_hub else None
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
@@ -79,5 +75,5 @@ class Shared(ModelHubMixin):
                 force_download=force_download,
                 local_files_only=local_files_only,
             )
-        loaded: Self = cls.load(place, **options)  # type: ignore[attr-defined]  # a Recognizer's, with more arguments
+        loaded: Self = cls.load(place, **options)  # type: ignore[attr-defined]
         return loaded

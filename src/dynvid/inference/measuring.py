@@ -72,7 +72,7 @@ def measure(
         ]
     rounds = [_round(net, sources, batch_size, clock, full_first=bool(n % 2)) for n in range(repeats + 1)][1:]
     timings = [_timing(column) for column in np.stack(rounds, axis=1)]
-    device, processor = this_device(net.mean.device.type)
+    device, processor = this_device(net.device.type)
     return Profile(
         device=device,
         processor=processor,
@@ -123,7 +123,7 @@ class Noise:
     def __init__(self, net: ExitNet, batch_size: int) -> None:
         shape = (batch_size, net.num_frames, 3, net.input_size, net.input_size)
         generator = torch.Generator().manual_seed(0)
-        self._video = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(net.mean.device)
+        self._video = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(net.device)
 
     def rewind(self) -> None:
         """Nothing was spent."""

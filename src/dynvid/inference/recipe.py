@@ -180,5 +180,5 @@ def disagreement(reference: ExitNet, net: ExitNet, policy: ThresholdPolicy, vide
 
 
 def _predicted(net: ExitNet, policy: ThresholdPolicy, video: Tensor) -> tuple[Tensor, Tensor]:
-    found = net.predict(video, copy.deepcopy(policy).to(net.mean.device))
+    found = net.predict(video, copy.deepcopy(policy).to(net.device))
     return found.label.cpu(), found.exit.cpu()

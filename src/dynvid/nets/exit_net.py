@@ -279,7 +279,7 @@ class ExitNet(Grid):
         if policy.num_exits != len(self.route):
             raise InputError(f"the policy has {policy.num_exits} thresholds, the route {len(self.route)} exits")
         stream = self.stream(video, batch)
-        device = self.mean.device
+        device = self.device
         videos = len(stream.videos)
         labels = torch.zeros(len(self.route), videos, dtype=torch.long, device=device)
         probability = torch.zeros(videos, device=device)

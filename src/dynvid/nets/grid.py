@@ -54,7 +54,7 @@ class Grid(nn.Module):
         exact = self.mean, self.std
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.mean.dtype.itemsize < 4:  # bf16 moves all of an image by up to 0.005 of its spread
-            self.mean, self.std = (x.to(self.mean.device) for x in exact)
+            self.mean, self.std = (x.to(self.device) for x in exact)
         return self
 
     def check_video(self, video: Tensor) -> None:
@@ -64,7 +64,7 @@ class Grid(nn.Module):
 
     def to_frames(self, video: Tensor) -> Tensor:
         """(B, n, C, H, W), uint8 or float -> frame-major normalised (n * B, C, H, W) in channels-last."""
-        x = video.transpose(0, 1).flatten(0, 1).to(self.mean.device)
+        x = video.transpose(0, 1).flatten(0, 1).to(self.device)
         if not x.is_floating_point():
             x = x.to(self.mean.dtype).sub_(self.mean * 255).div_(self.std * 255)
         return x.to(self.dtype).contiguous(memory_format=torch.channels_last)
@@ -81,7 +81,7 @@ class Grid(nn.Module):
                 y: Activations = segment(x)
             return y
 
-        of_use = self.mean.device.type == "cpu" and not torch.compiler.is_compiling()
+        of_use = self.device.type == "cpu" and not torch.compiler.is_compiling()
         if not of_use or self.training or torch.is_grad_enabled() or looks_ahead(segment):
             return run(x, frames)
         return run_in_parts(run, x, frames, getattr(segment, "images", None))

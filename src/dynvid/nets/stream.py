@@ -111,7 +111,7 @@ class Stream:
             raise InputError("give batch, the number of videos, when frames come from a function")
         else:
             self._read = video
-        self.videos = torch.arange(batch, device=net.mean.device)
+        self.videos = torch.arange(batch, device=net.device)
         self.position = 0
         self._exits = range(len(net.route)) if exits is None else [range(len(net.route))[e] for e in exits]
         if any(b <= a for a, b in itertools.pairwise(self._exits)):

@@ -158,7 +158,7 @@ class Supervisor:
             assert child is not None
             message = child.receive(self._time_limit)
             if isinstance(message, Ended):
-                self._lose(child, message)
+                self._lose(child)
                 self._fruitless = 0 if begun else self._fruitless + 1
                 if self._fruitless == _MOST_STARTS:
                     raise ModeError(f"the process that reads videos ends before it begins one ({message.said})")
@@ -188,7 +188,7 @@ class Supervisor:
             message = child.receive(self._time_limit)
             if isinstance(message, Ended):
                 self._alone = None
-                self._lose(child, message)
+                self._lose(child)
                 return row, message
             if message[0] == "row":
                 row = message[2]
@@ -213,12 +213,12 @@ class Supervisor:
             self._child = child
             message = child.receive(None)
             if isinstance(message, Ended):
-                self._lose(child, message)
+                self._lose(child)
                 starts += 1
                 if starts == _MOST_STARTS:
                     raise ModeError(f"the process that reads videos cannot start ({message.said})")
             elif message[0] == "refused":
-                self._lose(child, Ended("refused"))
+                self._lose(child)
                 raise InputError(message[1])
             else:
                 for line in message[1] if not self._words else ():
@@ -226,7 +226,7 @@ class Supervisor:
                 self._words = message[1] or [""]
         return self._child
 
-    def _lose(self, child: "_Child", how: Ended) -> None:
+    def _lose(self, child: "_Child") -> None:
         child.end()
         self._child = None
 
