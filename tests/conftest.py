@@ -1,6 +1,8 @@
 import os
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +19,24 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("needs real videos: set DYNVID_REAL_DATA to their folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def write_noise():
+    """Writes a clip of coarse noise, 64 x 48: of brightness `most` at most, a key frame every `gop` frames."""
+
+    def write(path, seed, frames=24, gop=6, codec="libx264", most=256):
+        images = np.random.default_rng(seed).integers(0, most, (frames, 6, 8, 3), np.uint8)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=25, options={"g": str(gop)})
+            stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+            for image in images:
+                frame = np.repeat(np.repeat(image, 8, 0), 8, 1)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(None))
+        return path
+
+    return write
 
 
 @torch.no_grad()

@@ -16,7 +16,6 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import quote
 
-import av
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -40,21 +39,9 @@ QUIET = [
 ROOT = ["--no-sandbox"] if os.geteuid() == 0 else []
 
 
-def write(path, seed, frames=24):
-    images = np.random.default_rng(seed).integers(0, 256, (frames, 6, 8, 3), np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"g": "6"})
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        for image in images:
-            frame = np.repeat(np.repeat(image, 8, 0), 8, 1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
-    return path
-
-
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("clips") / "clip.mp4", 0)
+def clip(tmp_path_factory, write_noise):
+    return write_noise(tmp_path_factory.mktemp("clips") / "clip.mp4", 0)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -26,17 +25,10 @@ NETS = {
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory):
+def clips(tmp_path_factory, write_noise):
     folder = tmp_path_factory.mktemp("clips")
     for seed in range(10):
-        images = np.random.default_rng(seed).integers(0, 25 * (seed + 1), (12, 6, 8, 3), np.uint8)
-        with av.open(str(folder / f"{seed}.mp4"), "w") as container:
-            stream = container.add_stream("libx264", rate=25)
-            stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-            for image in images:
-                frame = np.repeat(np.repeat(image, 8, 0), 8, 1)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(stream.encode(None))
+        write_noise(folder / f"{seed}.mp4", seed, frames=12, gop=250, most=25 * (seed + 1))
     return sorted(folder.iterdir())
 
 

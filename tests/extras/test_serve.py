@@ -13,7 +13,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -29,22 +28,10 @@ LARGEST, SLOWEST, AT_ONCE = 2_000_000, 3.0, 16
 NAMES = ["a", "b", "c", "d", 'e"\n<é>']
 
 
-def write(path, seed):
-    images = np.random.default_rng(seed).integers(0, 40 * (seed % 6 + 1), (10 + seed, 6, 8, 3), np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"g": "6"})
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        for image in images:
-            frame = np.repeat(np.repeat(image, 8, 0), 8, 1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
-    return path
-
-
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory):
+def clips(tmp_path_factory, write_noise):
     folder = tmp_path_factory.mktemp("clips")
-    return [write(folder / f"{i}.mp4", i) for i in range(12)]
+    return [write_noise(folder / f"{i}.mp4", i, frames=10 + i, most=40 * (i % 6 + 1)) for i in range(12)]
 
 
 @pytest.fixture(scope="module")
@@ -400,6 +387,7 @@ def test_who_leaves_is_not_waited_for(server, clips):
         connection.close()
     server.until(lambda now: now.get('dynvid_requests_total{code="499"}', 0) > before)
     server.until(lambda now: now["dynvid_requests_in_progress"] == now["dynvid_upload_bytes_held"] == 0)
+    assert server.predict(data)[0] == 200
 
 
 def test_the_example_asks_it(server, clips, expected):

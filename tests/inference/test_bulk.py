@@ -180,6 +180,7 @@ class TestResults:
             pass
         with Results(tmp_path, ME | {"model": "sha256:2"}) as ours:
             ours.add(row("/a"))
+        assert json.loads((tmp_path / MANIFEST).read_text())["model"] == "sha256:2"
 
     @pytest.mark.slow
     def test_a_second_process_is_refused(self, tmp_path):

@@ -3,8 +3,6 @@
 import io
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -24,22 +22,10 @@ from dynvid.policy import ThresholdPolicy
 NAMES = ["a", "b", "c", "d", "e"]
 
 
-def write(path, seed, frames=24, gop=6, codec="libx264"):
-    images = np.random.default_rng(seed).integers(0, 40 * (seed + 1), (frames, 6, 8, 3), np.uint8)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options={"g": str(gop)})
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        for image in images:
-            frame = np.repeat(np.repeat(image, 8, 0), 8, 1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
-    return path
-
-
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory):
+def clips(tmp_path_factory, write_noise):
     folder = tmp_path_factory.mktemp("clips")
-    return [write(folder / f"{i}.mp4", i, frames=10 + 3 * i) for i in range(6)]
+    return [write_noise(folder / f"{i}.mp4", i, frames=10 + 3 * i, most=40 * (i + 1)) for i in range(6)]
 
 
 @pytest.fixture(scope="module")
@@ -260,8 +246,8 @@ def test_cheap_frames_travel_with_the_checkpoint(net, clips, tmp_path):
         assert found == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_frames_of_a_video_that_was_decoded_whole_are_let_go(net, tmp_path):
-    path = write(tmp_path / "old.mpg", 0, frames=40, codec="mpeg2video")
+def test_frames_of_a_video_that_was_decoded_whole_are_let_go(net, tmp_path, write_noise):
+    path = write_noise(tmp_path / "old.mpg", 0, frames=40, codec="mpeg2video", most=40)
     clip = Recognizer(net).preparation.open(path)
     reader = clip._clip._reader
     assert 0 < len(reader._access._kept) <= net.num_frames
