@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynvid import strict_json
 from dynvid.commands.arguments import Arguments, add_audit, add_speed
-from dynvid.commands.numbers import above_zero, number, tries
+from dynvid.commands.numbers import number, seconds, tries
 from dynvid.errors import InputError
 from dynvid.text import printable
 
@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="Print one JSON object per answer.")
     parser.add_argument("--out", metavar="FILE.jsonl", help="Write them to a new file, too.")
-    parser.add_argument("--window", type=above_zero, default=4.0, help="Seconds of a window (default: 4).")
+    parser.add_argument("--window", type=seconds, default=4.0, help="Seconds of a window (default: 4).")
     parser.add_count(
         "--hop", None, "Frames of the net from one window's start to the next; by default they do not overlap."
     )

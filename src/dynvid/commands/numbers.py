@@ -19,11 +19,16 @@ def number(text: str) -> float:
     return value
 
 
-def above_zero(text: str) -> float:
-    """A number above 0."""
+def above_zero(text: str, what: str = "a number above 0") -> float:
+    """A number above 0, which is called `what` where it is not."""
     if not number(text):
-        raise argparse.ArgumentTypeError(f"{text!r}: a number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r}: {what}")
     return float(text)
+
+
+def seconds(text: str) -> float:
+    """Seconds, above 0."""
+    return above_zero(text, "seconds, above 0")
 
 
 def probability(text: str) -> float:

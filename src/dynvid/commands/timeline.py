@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dynvid import strict_json
 from dynvid.commands.arguments import Arguments, add_speed
-from dynvid.commands.numbers import above_zero, number, probability
+from dynvid.commands.numbers import number, probability, seconds
 from dynvid.errors import InputError
 from dynvid.text import printable
 from dynvid.whole import write_whole
@@ -24,8 +24,8 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("video", help="A video file of any length.")
     parser.add_argument("--out", metavar="FILE", help=f"Write a file instead: {', '.join(FORMATS)} (WebVTT).")
     parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
-    parser.add_argument("--window", type=above_zero, help="Seconds that the net looks at, at a time (default: 4).")
-    parser.add_argument("--hop", type=above_zero, help="Seconds from window to window (default: a quarter of one).")
+    parser.add_argument("--window", type=seconds, help="Seconds that the net looks at, at a time (default: 4).")
+    parser.add_argument("--hop", type=seconds, help="Seconds from window to window (default: a quarter of one).")
     parser.add_argument(
         "--min-length",
         "--min_length",
