@@ -128,7 +128,7 @@ class Time:
 class Net:
     """Looks like a net with two exits; each step of a walk takes the time that the list says next."""
 
-    training, num_frames, input_size, mean, dtype = False, 4, 32, torch.zeros(1), torch.float32
+    training, num_frames, input_size, device, dtype = False, 4, 32, torch.device("cpu"), torch.float32
     route = (Exit(1, 1), Exit(4, 1))
 
     def __init__(self, time, seconds):
