@@ -1,9 +1,9 @@
 """Endless generated video: windows begun anew, windows that slide, and a net that is never reset.
 
 One generated scene follows the other, each for some seconds. A net with the online shift, which is causal, can also run
-on for ever: each frame goes through all segments once, is handed the last frame's features by the shift, and the mean
-over the last T embeddings is classified. It was trained on T frames; how much of its accuracy is left after thousands?
-That is measured on the same frames as windows of T frames, by full inference in both cases, and windows also with early
+on for ever (`continual`): each frame goes through all segments once, is handed the last frame's features by the shift,
+and the mean over the last T embeddings is classified. It was trained on T frames; how much of its accuracy is left
+after thousands? That is measured on the same frames as windows that are computed anew, by full inference and with early
 exits. Accuracy is that of the answer after each frame, over all frames, and over those whose last T frames show one
 scene ("settled"). GMACs are per frame.
 
@@ -17,7 +17,6 @@ The checkpoint is of generated clips, with frames in their order, such as
 import argparse
 import dataclasses
 import statistics
-from collections import deque
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -25,11 +24,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dynvid import ExitNet
 from dynvid.data.synthetic import CLASSES, draw_scene, render
-from dynvid.data.transforms import eval_transform
 from dynvid.inference import LiveRecognizer, Recognizer
-from dynvid.nets.shift import Frames, ShiftMemory
 from dynvid.policy import ThresholdPolicy
 
 RESULTS = Path(__file__).parent / "results"
@@ -48,25 +44,6 @@ def scenes(frames: int, num_frames: int, size: int, seed: int) -> Iterator[tuple
         for i, image in enumerate(render(scene, count, size)[: frames - given]):
             yield image, label, i >= num_frames - 1
         given += count
-
-
-class Endless:
-    """A net that is never reset."""
-
-    def __init__(self, net: ExitNet) -> None:
-        self.net, self.memory = net, [ShiftMemory() for _ in net.segments]
-        self.embedded: deque[torch.Tensor] = deque(maxlen=net.num_frames)
-        self.transform = eval_transform(net.input_size)
-        self.fresh = True
-
-    @torch.inference_mode()
-    def push(self, image: np.ndarray) -> int:
-        x = self.net.to_frames(self.transform(torch.from_numpy(image).permute(2, 0, 1)[None])[None])
-        for depth, memory in enumerate(self.memory, 1):
-            x = self.net.run_segment(depth, x, Frames((self.fresh,), memory, remember=True))
-        self.fresh = False
-        self.embedded.append(self.net.embed(len(self.memory), x)[0])
-        return int(self.net.classify(len(self.net.route) - 1, torch.stack(list(self.embedded)).mean(0)[None]).argmax())
 
 
 def answers(live: LiveRecognizer, images: list[np.ndarray]) -> tuple[list[str], float]:
@@ -100,16 +77,17 @@ def main() -> None:
     for seed in range(a.seeds):
         video = list(scenes(a.frames, length, net.input_size, seed))
         images, truth = [image for image, _, _ in video], [label for _, label, _ in video]
-        endless = Endless(net)
-        given = {"never reset": ([names[endless.push(image)] for image in images], net.full_gmacs / length)}
-        for name, one, hop, count in (
-            ("windows side by side, full inference", full, length, a.frames),
-            ("windows side by side, early exits", recognizer, length, a.frames),
-            ("a window for every second frame, early exits", recognizer, 2, a.sliding),
-            ("a window for each frame, full inference", full, 1, a.sliding),
-            ("a window for each frame, early exits", recognizer, 1, a.sliding),
+        given = {}
+        for name, one, hop, continual, count in (
+            ("never reset, full inference", full, 1, True, a.frames),
+            ("never reset, early exits", recognizer, 1, True, a.frames),
+            ("windows side by side, full inference", full, length, False, a.frames),
+            ("windows side by side, early exits", recognizer, length, False, a.frames),
+            ("a window for every second frame, early exits", recognizer, 2, False, a.sliding),
+            ("a window for each frame, full inference", full, 1, False, a.sliding),
+            ("a window for each frame, early exits", recognizer, 1, False, a.sliding),
         ):
-            given[name] = answers(one.live(SECONDS, hop), images[:count])
+            given[name] = answers(one.live(SECONDS, hop, continual=continual), images[:count])
         for name, (labels, gmacs) in given.items():
             right = np.array([label == t for label, t in zip(labels, truth, strict=False)])
             settled = np.array([s for _, _, s in video[: len(right)]])

@@ -16,6 +16,7 @@ from dynvid.data.transforms import eval_transform
 from dynvid.errors import InputError
 from dynvid.inference import LiveAnswer, LiveRecognizer, Recognizer
 from dynvid.inference.windows import Windows
+from dynvid.nets.shift import Frames
 from dynvid.policy import ThresholdPolicy
 
 FRAMES, SIZE = 6, 32
@@ -31,6 +32,12 @@ NETS = {
     "a head per exit, no shift": (UnifiedExitNet, {"heads": "exit", "shift": "none"}),
     "own route": (ExitNet, {"route": [(1, 1), (2, 1), (2, 3), (5, 4), (6, 4)], "frame_order": "thue_morse"}),
     "own route, no shift": (ExitNet, {"route": [(1, 1), (3, 1), (3, 3), (6, 4)], "shift": "none"}),
+    "unified, in order": (UnifiedExitNet, {"frame_order": "chronological"}),
+    "input, in order": (InputExitNet, {"frame_order": "chronological"}),
+    "own route, in order": (
+        ExitNet,
+        {"route": [(1, 1), (2, 1), (2, 3), (5, 4), (6, 4)], "frame_order": "chronological"},
+    ),
     "static": (ExitNet, {"shift": "bidirectional"}),
 }
 
@@ -180,15 +187,17 @@ def test_windows_that_overlap_share_frames_where_there_is_no_shift(net_of, name,
     ("name", "hop", "count"),
     [
         ("unified", 2, 120),
+        ("unified, in order", 1, 120),
         pytest.param("unified", 2, 2000, marks=pytest.mark.slow),
         pytest.param("unified", FRAMES, 2000, marks=pytest.mark.slow),
         pytest.param("unified, no shift", 1, 2000, marks=pytest.mark.slow),
+        pytest.param("unified, in order", 1, 2000, marks=pytest.mark.slow),
     ],
 )
 def test_memory_and_work_do_not_grow(net_of, name, hop, count, monkeypatch):
     net, every = net_of(name), count // 10
     policy = ThresholdPolicy(thresholds=[0.3, 0.3, 0.3, 0.0])
-    live = LiveRecognizer(net, policy, window=0.6, hop=hop)
+    live = LiveRecognizer(net, policy, window=0.6, hop=hop, continual=name == "unified, in order")
     frames, alive, tensors, steps = images(50), [], [], []
     monkeypatch.setattr(Windows, "_step", counted_in(steps, Windows._step))
     per_frame = []
@@ -342,6 +351,102 @@ def test_a_window_as_long_as_a_file_is_the_clip_of_that_file(net_of, tmp_path):
     clip = recognizer(path)
     assert (last.label, last.exit) == (clip.label, clip.exit)
     assert last.probability == pytest.approx(clip.probability, abs=1e-6)
+
+
+CONTINUAL = ("unified, in order", "input, in order", "own route, in order", "depth", "unified, no shift")
+
+
+@torch.no_grad()
+def endless(net, frames):
+    """What full inference says of each T frames of a video that goes through the net in one run."""
+    x = net.to_frames(frames[None])
+    for depth in range(1, len(net.segments) + 1):
+        x = net.run_segment(depth, x, Frames((True, *(False for _ in frames[1:]))))
+    windows = net.embed(len(net.segments), x).unfold(0, net.num_frames, 1).mean(-1)
+    return net.classify(len(net.route) - 1, windows).softmax(-1)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.sampled_from(CONTINUAL), st.integers(1, FRAMES), st.integers(1, 3), st.integers(0, 1000), st.integers(14, 30))
+def test_a_net_that_is_never_reset_answers_as_one_pass_over_the_whole_video(net_of, name, hop, streams, seed, count):
+    net = net_of(name)
+    live = LiveRecognizer(net, never(net), window=FRAMES, hop=hop, continual=True)
+    frames = {s: images(count + 1, seed + s) for s in range(streams)}
+    answers = [a for i in range(count + 1) for a in live.push({s: frames[s][i] for s in frames}, i + 0.5)]
+    for s in frames:
+        taken = eval_transform(SIZE)(torch.from_numpy(frames[s][:count]).permute(0, 3, 1, 2))
+        expected = endless(net, taken)[::hop]
+        last = [a for a in answers if a.stream == s and a.is_last]
+        assert len(last) == len(expected)
+        assert [a.probability for a in last] == pytest.approx(expected.max(-1).values.tolist(), abs=1e-5)
+        assert [int(a.label) for a in last] == expected.argmax(-1).tolist()
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    st.sampled_from(CONTINUAL),
+    st.integers(1, FRAMES),
+    st.lists(st.floats(0.2, 0.5), min_size=5, max_size=5),
+    st.integers(0, 1000),
+)
+def test_streams_that_are_never_reset_leave_each_other_alone(net_of, name, hop, thresholds, seed):
+    net, rng = net_of(name), np.random.default_rng(seed)
+    policy = ThresholdPolicy(thresholds=[*thresholds[: len(net.route) - 1], 0.0])
+    frames, here = {s: images(24, seed + s) for s in range(3)}, rng.random((3, 24)) < 0.8
+
+    def given_to(live, streams):
+        pushes = ({s: frames[s][i] for s in streams if here[s, i]} for i in range(24))
+        return [a for i, given in enumerate(pushes) if given for a in live.push(given, i + 0.5)]
+
+    together = given_to(LiveRecognizer(net, policy, window=FRAMES, hop=hop, continual=True), range(3))
+    for s in range(3):
+        alone = given_to(LiveRecognizer(net, policy, window=FRAMES, hop=hop, continual=True), [s])
+        own = [a for a in together if a.stream == s]
+        assert [same(a) for a in own] == [same(a) for a in alone]
+        assert [a.probability for a in own] == pytest.approx([a.probability for a in alone], abs=1e-5)
+
+
+def test_a_net_that_is_never_reset_computes_each_frame_once(net_of, monkeypatch):
+    net, rows = net_of("unified, in order"), []
+    real = type(net).run_segment
+
+    def counted(self, depth, x, frames):
+        rows.append((depth, len(x)))
+        return real(self, depth, x, frames)
+
+    live = LiveRecognizer(net, never(net), window=FRAMES, continual=True)
+    monkeypatch.setattr(type(net), "run_segment", counted)
+    answers = pushed(live, images(40), np.arange(40) + 0.5)
+    assert len(answers) == 39
+    for depth in range(1, len(net.segments) + 1):
+        assert sum(number for d, number in rows if d == depth) == 39
+    last = [a.gmacs for a in answers if a.is_last]
+    # The frame itself is paid by the window of each frame that asks first; what a frame costs, not what a clip does.
+    assert np.mean(last[FRAMES:]) == pytest.approx(net.full_gmacs / FRAMES, rel=0.02)
+
+
+def test_a_gap_resets_a_net_that_is_else_never_reset(net_of):
+    net = net_of("unified, in order")
+    live = LiveRecognizer(net, never(net), window=FRAMES, continual=True)
+    first, then = images(20), images(20, 1)
+    pushed(live, first, np.arange(20) + 0.5)
+    answers = pushed(live, then, np.arange(20) + 100.5)
+    fresh = pushed(LiveRecognizer(net, never(net), window=FRAMES, continual=True), then, np.arange(20) + 100.5)
+    assert [a.probability for a in answers][-len(fresh) :] == pytest.approx([a.probability for a in fresh], abs=1e-6)
+    assert max(a.gap for a in answers) == 81.0
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("unified", "out of order; train one with frame_order chronological"),
+        ("static", "looks ahead"),
+        ("a head per exit", "its own classifier"),
+    ],
+)
+def test_nets_that_cannot_go_on_for_ever_are_refused(net_of, name, said):
+    with pytest.raises(InputError, match=f"continual: .*{said}"):
+        Recognizer(net_of(name)).live(continual=True)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,9 @@ def run(arguments: list[str]) -> int:
     parser.add_count(
         "--hop", None, "Frames of the net from one window's start to the next; by default they do not overlap."
     )
+    parser.add_argument(
+        "--continual", action="store_true", help="Never reset a net with a causal shift: a window for each frame."
+    )
     parser.add_argument("--deadline-ms", "--deadline_ms", type=number, help="No step begins later after a frame came.")
     parser.add_argument("--max-gmacs", "--max_gmacs", type=number, help="The most that is spent on a window.")
     parser.add_argument("--realtime", action="store_true", help="Read a file as fast as a camera would give it.")
@@ -45,7 +48,7 @@ def run(arguments: list[str]) -> int:
     recognizer = Recognizer.load(options.model, *how, audit=options.audit)
     if not recognizer.calibrated:
         print("dynvid: not calibrated: every window gets full inference", file=sys.stderr)
-    live = recognizer.live(options.window, options.hop, options.deadline_ms, options.max_gmacs)
+    live = recognizer.live(options.window, options.hop, options.deadline_ms, options.max_gmacs, options.continual)
     summary, began = _Summary(recognizer), time.monotonic()
     with ExitStack() as stack:
         show = stack.enter_context(_Shown(options.json))

@@ -82,18 +82,20 @@ class LiveRecognizer:
         class_names: Names of the classes.
         window: Seconds.
         hop: Frames of the net from the start of one window to that of the next: T, the default, begins anew with each
-            window, fewer let windows overlap.
+            window, fewer let windows overlap. With `continual` the default is 1.
         deadline_ms: Milliseconds after `push` was called after which no further step begins; a window whose frames have
             all come then keeps the answer that it has. Its first answer is always computed.
         max_gmacs: The most that is spent on a window, in GMACs.
         audit: Takes some windows on to the last exit when their answers stand, where neither limit is set. Windows that
             follow one another are much alike: one long scene can raise the alarm.
+        continual: Never reset the net; it takes its frames in their order, with the online shift or none, and has a
+            head per depth.
 
     Attributes:
         short_side: The short side in pixels that frames are shrunk to; larger ones may be given.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of its range, or `continual` does not fit the net.
 
     Example:
         >>> import numpy as np
@@ -123,11 +125,12 @@ class LiveRecognizer:
         deadline_ms: float | None = None,
         max_gmacs: float | None = None,
         audit: Audit | None = None,
+        continual: bool = False,
     ) -> None:
         audit = audit if deadline_ms is None else None
-        self._windows = Windows(net, policy, every_frame=True, max_gmacs=max_gmacs, audit=audit)
+        self._windows = Windows(net, policy, every_frame=True, max_gmacs=max_gmacs, audit=audit, continual=continual)
         frames = net.num_frames
-        hop = frames if hop is None else hop
+        hop = (1 if continual else frames) if hop is None else hop
         if not 0 < window < math.inf:
             raise InputError(f"window={window}: seconds, above 0")
         if not 1 <= hop <= frames:

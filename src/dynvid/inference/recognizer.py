@@ -257,14 +257,15 @@ class Recognizer(Shared):
         hop: int | None = None,
         deadline_ms: float | None = None,
         max_gmacs: float | None = None,
+        continual: bool = False,
     ) -> LiveRecognizer:
         """Label frames as they come; see `LiveRecognizer` for the arguments.
 
         Raises:
-            ValueError: An argument is out of its range, or the net is run by another runtime than torch.
+            ValueError: An argument is out of its range or does not fit the net, or another runtime than torch runs it.
         """
         limits = (deadline_ms, max_gmacs)
-        return LiveRecognizer(self.net, self.policy, self.class_names, window, hop, *limits, self.audit)
+        return LiveRecognizer(self.net, self.policy, self.class_names, window, hop, *limits, self.audit, continual)
 
     def _many(
         self, videos: Iterable[Source], batch_size: int, workers: int, limits: Limits

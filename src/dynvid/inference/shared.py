@@ -1,10 +1,14 @@
-"""Windows of a net without shift: frames meet in the mean of their embeddings only, so each is computed once.
+"""Windows whose frames are computed once, whichever of them ask: frames meet in the mean of their embeddings.
 
-Windows that overlap ask for the same frames; what a frame has cost up to a depth serves all of them.
+So it is in a net without shift. With the causal shift a frame is also handed features of the frame before it; a walk
+that lets every frame have them, the first ones of a window too, takes one long video through the net and never resets.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -13,7 +17,7 @@ from torch.utils._pytree import tree_map
 from dynvid.inference.walk import Track, Window
 from dynvid.nets import ExitNet
 from dynvid.nets.activations import Activations
-from dynvid.nets.shift import Frames
+from dynvid.nets.shift import Frames, ShiftMemory
 
 
 @dataclass(eq=False)
@@ -21,26 +25,42 @@ class _Frame:
     """What is known of one frame.
 
     Attributes:
+        track: Where it comes from.
+        number: Its place there.
         depth: The depth that it has reached; 0 for pixels.
         x: Its activations there, (1, ...); None at the last depth, where nothing lies deeper.
         embedded: By depth, (C,).
     """
 
+    track: Track
+    number: int
     x: Activations | None
     depth: int = 0
     embedded: dict[int, Tensor] = field(default_factory=dict)
 
 
+class _Handed(NamedTuple):
+    """What the newest frame that a depth has seen hands on to the next frame, by segment since the depth before."""
+
+    number: int
+    memories: list[ShiftMemory]
+
+
 class SharedWalk:
     """Computes each frame of a track once, whichever windows ask for it; see `dynvid.inference.walk.Walk`.
 
+    A frame is handed features of the frame before it at each depth which that one has reached; where it has not, since
+    its windows left earlier, the frame begins anew there, as the first one of a clip does.
+
     Args:
-        net: A net without shift, with a head per depth, along the route that is walked.
+        net: A net without shift or with frames in their order and the online shift, with a head per depth, along the
+            route that is walked.
     """
 
     def __init__(self, net: ExitNet) -> None:
         self._net, self._costs = net, net.cell_costs
         self._known: dict[Track, dict[int, _Frame]] = {}
+        self._handed: WeakKeyDictionary[Track, dict[int, _Handed]] = WeakKeyDictionary()
 
     def advance(self, windows: Sequence[Window], position: int) -> tuple[list[Window], Tensor]:
         """See `Walk`."""
@@ -74,7 +94,7 @@ class SharedWalk:
         known = self._known.setdefault(track, {})
         if number not in known:
             pixels = track.frames.pop(number)
-            known[number] = _Frame(self._net.to_frames(pixels[None, None]))
+            known[number] = _Frame(track, number, self._net.to_frames(pixels[None, None]))
         return known[number]
 
     def _cost(self, reached: int, depth: int) -> float:
@@ -89,14 +109,49 @@ class SharedWalk:
     def _run(self, frames: Iterable[_Frame], depth: int) -> None:
         """Take those frames that have not been at a depth with a head there, all of which stand at the one before."""
         new = list(dict.fromkeys(frame for frame in frames if frame.depth < depth))
-        if not new:
-            return
-        x: Activations = tree_map(lambda *parts: torch.cat(parts), *(frame.x for frame in new))
-        for d in range(new[0].depth + 1, depth + 1):
-            x = self._net.run_segment(d, x, Frames((True,) * len(new)))
+        together: dict[tuple[int, bool], list[list[_Frame]]] = defaultdict(list)
+        for chain in self._chains(new):
+            together[len(chain), self._before(chain, depth) is not None].append(chain)
+        for (_, goes_on), chains in together.items():
+            self._run_chains(chains, goes_on, depth)
+
+    def _chains(self, frames: list[_Frame]) -> list[list[_Frame]]:
+        """Frames of a track that follow one another, where these are handed features; else each by itself."""
+        chains: list[list[_Frame]] = []
+        newest: dict[Track, list[_Frame]] = {}
+        for frame in sorted(frames, key=lambda frame: frame.number):
+            chain = newest.get(frame.track, [])
+            if self._net.shift_kind == "online" and chain and chain[-1].number == frame.number - 1:
+                chain.append(frame)
+            else:
+                newest[frame.track] = [frame]
+                chains.append(newest[frame.track])
+        return chains
+
+    def _before(self, chain: list[_Frame], depth: int) -> _Handed | None:
+        """What the frame before a chain hands on to it."""
+        handed = self._handed.get(chain[0].track, {}).get(depth)
+        return handed if handed and handed.number == chain[0].number - 1 else None
+
+    def _run_chains(self, chains: list[list[_Frame]], goes_on: bool, depth: int) -> None:
+        """Take chains of the same length to a depth, all of which go on with what they are handed, or none does."""
+        frames = [frame for same_place in zip(*chains, strict=True) for frame in same_place]  # frame-major
+        fresh = (not goes_on, *(False for _ in chains[0][1:]))
+        handed = [self._before(chain, depth) for chain in chains]
+        x: Activations = tree_map(lambda *parts: torch.cat(parts), *(frame.x for frame in frames))
+        memories: list[ShiftMemory] = []
+        for k, d in enumerate(range(frames[0].depth + 1, depth + 1)):
+            before = [h.memories[k] for h in handed if h is not None]
+            memory = {layer: torch.cat([m[layer] for m in before]) for layer in (before[0] if before else ())}
+            x = self._net.run_segment(d, x, Frames(fresh, memory, remember=True))
+            memories.append(memory)
         embedded = self._net.embed(depth, x)
         deeper = depth < len(self._net.segments)
-        for row, frame in enumerate(new):
+        for row, frame in enumerate(frames):
             # Its own memory: a slice would keep all of the others alive.
             frame.x = tree_map(lambda y, row=row: y[row : row + 1].clone(), x) if deeper else None
             frame.depth, frame.embedded[depth] = depth, embedded[row].clone()
+        if any(memories):
+            for row, chain in enumerate(chains):
+                own = [{layer: y[row : row + 1].clone() for layer, y in memory.items()} for memory in memories]
+                self._handed.setdefault(chain[0].track, {})[depth] = _Handed(chain[-1].number, own)

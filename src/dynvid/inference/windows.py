@@ -2,7 +2,7 @@
 
 A window walks as far as the frames that have come allow, and leaves at the first exit that is sure, as a clip does: its
 answers are those of a clip of the same frames. Windows that stand at the same exit are computed together. Where the net
-has no shift, windows that overlap share what each of their frames has cost (`shared.py`).
+has no shift, or is never reset, windows that overlap share what each of their frames has cost (`shared.py`).
 """
 
 import time
@@ -33,6 +33,7 @@ class Windows:
         max_gmacs: The most that may be spent on a window, in GMACs.
         batch_size: Windows that take a step together, at most.
         audit: Takes some windows on to the last exit when their answers stand; none where `max_gmacs` may end a walk.
+        continual: Never reset a net with the online shift: each frame is computed once.
 
     Attributes:
         route: The exits that are computed, the added ones included.
@@ -40,7 +41,8 @@ class Windows:
         steps: Position and size of the last steps that were run.
 
     Raises:
-        ValueError: `max_gmacs` does not reach to the first exit, or the net is not one of torch.
+        ValueError: `max_gmacs` does not reach to the first exit, the net is not one of torch, or `continual` does not
+            fit it.
     """
 
     def __init__(
@@ -51,11 +53,14 @@ class Windows:
         max_gmacs: float | None = None,
         batch_size: int = 8,
         audit: Audit | None = None,
+        continual: bool = False,
     ) -> None:
         if not isinstance(net, ExitNet):
             raise InputError("frames that arrive one by one are computed by torch alone: load with runtime='torch'")
         self._audit = audit if max_gmacs is None else None
         by_depth = _heads_by_depth(net)
+        if continual:
+            _check_continual(net, by_depth)
         between = every_frame and by_depth and net.shift_kind != "bidirectional"  # which needs all frames at once
         exits = with_answers(net.route, net.order) if between else list(enumerate(net.route))
         self._own = [own for own, _ in exits]
@@ -66,7 +71,7 @@ class Windows:
         self._arrives = [max(net.order[: e.frames]) for e in self.route]  # the last frame that each exit waits for
         self.steps: deque[tuple[int, int]] = deque(maxlen=1000)
         self._last = self._within(max_gmacs)
-        shared = by_depth and net.shift_kind == "none"
+        shared = by_depth and (continual or net.shift_kind == "none")
         self._walk: Walk = SharedWalk(walked) if shared else StreamWalk(walked, self.gmacs)
 
     def _within(self, max_gmacs: float | None) -> int:
@@ -187,3 +192,13 @@ def _heads_by_depth(net: ExitNet) -> bool:
         return bool(net.head_depths)
     except InputError:  # each exit has its own
         return False
+
+
+def _check_continual(net: ExitNet, by_depth: bool) -> None:
+    """Raise ValueError unless each frame needs only those before it, and exits only the mean over a window."""
+    if not by_depth:
+        raise InputError("continual: each exit of this net has its own classifier; train with --model.net.heads depth")
+    if net.shift_kind == "bidirectional":
+        raise InputError("continual: this net's shift looks ahead; train with --model.net.shift online")
+    if net.shift_kind == "online" and (list(net.order) != list(range(net.num_frames)) or any(net.fresh[1:])):
+        raise InputError("continual: this net takes its frames out of order; train one with frame_order chronological")
