@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=("local", "ray"), default="local")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--videos", type=int, default=4000)
+    parser.add_argument("--videos", type=int, default=10_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         result = vars(options) | kill(Path(name), options)
@@ -86,7 +86,7 @@ def kill(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     while sent.total() < options.kills:
         if run is None or run.poll() is not None:
             if run is not None and run.returncode == 0:
-                break
+                sys.exit(f"all is done after {sent.total()} kills: give more --videos")
             before = standing(out)
             run = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
         whom = SIGNALS[options.engine][sent.total() % len(SIGNALS[options.engine])]

@@ -4,8 +4,8 @@ One generated scene follows the other, each for some seconds. A net with the onl
 on for ever (`continual`): each frame goes through all segments once, is handed the last frame's features by the shift,
 and the mean over the last T embeddings is classified. It was trained on T frames; how much of its accuracy is left
 after thousands? That is measured on the same frames as windows that are computed anew, by full inference and with early
-exits. Accuracy is that of the answer after each frame, over all frames, and over those whose last T frames show one
-scene ("settled"). GMACs are per frame.
+exits. Accuracy is that of the answer after each frame: over the first frames, which all rows have; over those of them
+whose last T frames show one scene ("settled"); and piece by piece to the end. GMACs are per frame.
 
     python benchmarks/live.py CHECKPOINT --frames 10000 --name endless
 
@@ -73,7 +73,7 @@ def main() -> None:
     assert names is not None
     full = Recognizer(net, ThresholdPolicy(len(net.route)), names)
     length, rows = net.num_frames, {}
-    cuts = [c for c in (100, 1000, 10_000, 100_000) if c < a.frames] + [a.frames]
+    cuts = sorted({c for c in (100, 1000, a.sliding, 10_000, 100_000) if c < a.frames} | {a.frames})
     for seed in range(a.seeds):
         video = list(scenes(a.frames, length, net.input_size, seed))
         images, truth = [image for image, _, _ in video], [label for _, label, _ in video]
@@ -90,11 +90,13 @@ def main() -> None:
             given[name] = answers(one.live(SECONDS, hop, continual=continual), images[:count])
         for name, (labels, gmacs) in given.items():
             right = np.array([label == t for label, t in zip(labels, truth, strict=False)])
-            settled = np.array([s for _, _, s in video[: len(right)]])
+            settled = np.array([s for _, _, s in video[: a.sliding]])
             of = [right[lo:hi].mean() for lo, hi in zip([0, *cuts], cuts, strict=False) if lo < len(right)]
-            rows.setdefault(name, []).append([right.mean(), right[settled].mean(), gmacs, *of])
+            common = right[: a.sliding]
+            rows.setdefault(name, []).append([common.mean(), common[settled].mean(), gmacs, *of])
             print(seed, name, *(f"{x:.3f}" for x in rows[name][-1]), flush=True)
-    lines = [f"{date.today()}, {a.seeds} videos of {a.frames} frames (windows that slide: {a.sliding}).", ""]
+    lines = [f"{date.today()}, {a.seeds} videos of {a.frames} frames (windows that slide: {a.sliding}): medians,", ""]
+    lines[0] += f" lowest and highest. `right` and `settled` are of the first {a.sliding} frames."
     parts = [f"frames {lo} to {hi}" for lo, hi in zip([0, *cuts], cuts, strict=False)]
     lines += [f"| | right | right, settled | GMACs per frame | {' | '.join(parts)} |", "|---" * (4 + len(parts)) + "|"]
     for name, found in rows.items():

@@ -1,17 +1,19 @@
 """Graphs that ONNX Runtime runs answer as torch does, along every kind of route, on files."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from dynvid import DepthExitNet, InputExitNet, ThresholdPolicy, UnifiedExitNet
 from dynvid.cli import main
 from dynvid.errors import InputError
-from dynvid.inference import Recognizer
+from dynvid.inference import Recognizer, parts_of
 from dynvid.inference.runtimes import load_program
 
 pytestmark = pytest.mark.extra
@@ -95,6 +97,24 @@ def test_the_command_writes_graphs_and_takes_them_along(model, tmp_path, capsys)
     assert "weights, config and card: " in capsys.readouterr().out
     for graph in (folder / "onnx").iterdir():
         assert (tmp_path / "again" / "onnx" / graph.name).read_bytes() == graph.read_bytes()
+
+
+@pytest.mark.parametrize("model", ["unified"], indirect=True)
+def test_commands_label_with_graphs(model, clips, tmp_path, capsys):
+    recognizer, folder = model
+    expected = [(one.label, one.exit.frames, one.exit.depth) for one in recognizer.many(clips)]
+    call = ["classify", str(folder), *map(str, clips), "--runtime", "onnx"]
+    for options in (["--json"], ["--out", str(tmp_path / "results")]):
+        with pytest.raises(SystemExit) as ended:
+            main([*call, *options])
+        assert ended.value.code == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [(row["label"], row["frames"], row["depth"]) for row in rows] == expected
+    kept = {row["path"]: row for part in parts_of(tmp_path / "results") for row in pq.read_table(part).to_pylist()}
+    assert [(kept[str(c)]["label"], kept[str(c)]["frames"], kept[str(c)]["depth"]) for c in clips] == expected
+    with pytest.raises(SystemExit, match="1"):
+        main([*call[:-1], "torch", "--out", str(tmp_path / "results")])  # other settings than those that began it
+    assert "other settings: runtime onnx, now torch; take another folder" in capsys.readouterr().err
 
 
 def test_example_08(tmp_path):

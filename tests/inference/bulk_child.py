@@ -32,10 +32,10 @@ class Audit:
 class Recognizer:
     """Reads up to eight videos ahead of the result that it gives, as a pool does."""
 
-    calibrated, recipe, full_gmacs = False, None, 4.0
+    full_gmacs = 4.0
 
     @classmethod
-    def load(cls, model, device, precision, optimize, audit):
+    def load(cls, model, device, precision, optimize, runtime, audit):
         if "unreadable" in model:
             raise sys.modules["dynvid.errors"].InputError(f"{model}: no model")
         if "broken" in model:
@@ -43,6 +43,9 @@ class Recognizer:
         made = cls()
         made.audit = Audit() if audit else None
         return made
+
+    def notes(self):
+        return ["not calibrated: every video gets full inference"]
 
     def __call__(self, path):
         path = getattr(path, "name", path)

@@ -163,8 +163,8 @@ class TestResults:
         ("change", "said"),
         [
             ({"model": "sha256:2"}, "another model: sha256:1, now sha256:2"),
-            ({"settings": {"precision": "float32"}}, "another settings: precision auto, now float32"),
-            ({"videos": {"/v": "named", "/w": "named"}}, "another videos: /w not given, now named"),
+            ({"settings": {"precision": "float32"}}, "other settings: precision auto, now float32"),
+            ({"videos": {"/v": "named", "/w": "named"}}, "other videos: /w not given, now named"),
         ],
     )
     def test_results_of_something_else_are_refused(self, tmp_path, change, said):
@@ -440,7 +440,7 @@ class TestLabelFiles:
 
     def test_another_list_is_refused(self, tmp_path):
         label_files("net", ["/a"], tmp_path)
-        with pytest.raises(InputError, match="another videos: listed sha256:"):
+        with pytest.raises(InputError, match="other videos: listed sha256:"):
             label_files("net", ["/a", "/b"], tmp_path)
 
     @pytest.mark.parametrize(

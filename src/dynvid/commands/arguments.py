@@ -37,11 +37,18 @@ class Arguments(argparse.ArgumentParser):
         self.exit(2, refusal(message))
 
 
-def add_speed(parser: Arguments) -> None:
-    """Add the options that say how fast a net is made, and on what."""
+def add_speed(parser: Arguments, graphs: bool = False) -> None:
+    """Add the options that say how fast a net is made, and on what; with `graphs`, also who runs it."""
+    if graphs:
+        parser.add_argument(
+            "--runtime",
+            choices=("torch", "onnx", "openvino"),
+            default="torch",
+            help="onnx, openvino: the graphs that `dynvid export --runtime` wrote into the folder (default: torch)",
+        )
     parser.add_argument(
         "--precision",
-        choices=("auto", "float32", "bfloat16"),
+        choices=("auto", "float32", "bfloat16", *(("int8",) if graphs else ())),
         default="auto",
         help="auto: bfloat16 where the processor computes in it; classify: if nothing is promised (default: auto)",
     )

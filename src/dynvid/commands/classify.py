@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def run(arguments: list[str]) -> int:
     """Run the command; 0 if every video could be read, else 1."""
     parser = Arguments("classify", "Label videos; each is decoded and computed as far as needed.")
-    parser.add_argument("checkpoint", help="A checkpoint of `dynvid fit` or `dynvid calibrate`.")
+    parser.add_argument("checkpoint", help="A checkpoint, or a folder that `dynvid export` wrote.")
     parser.add_argument("paths", nargs="+", help="Video files, folders of JPEG frames, or folders of either.")
     parser.add_argument(
         "--json",
@@ -25,7 +25,7 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_count("--batch-size", 8, "Videos that are computed together.")
     parser.add_count("--workers", None, "Threads that decode; by default one per CPU, up to 8.")
-    add_speed(parser)
+    add_speed(parser, graphs=True)
     add_audit(parser)
     parser.add_argument(
         "--out",
@@ -55,6 +55,7 @@ def run(arguments: list[str]) -> int:
         options.optimize,
         options.device,
         options.audit,
+        options.runtime,
     )
 
 
@@ -76,6 +77,7 @@ def _many(parser: Arguments, options: Any) -> int:
         device=options.device,
         precision=options.precision,
         optimize=options.optimize,
+        runtime=options.runtime,
         batch_size=options.batch_size,
         workers=options.workers,
         actors=options.actors,
@@ -95,6 +97,7 @@ def classify(
     optimize: str = "default",
     device: str = "auto",
     audit: float | None = None,
+    runtime: str = "torch",
 ) -> int:
     """Label videos with early exit: each is decoded and computed only as far as it needs.
 
@@ -102,7 +105,7 @@ def classify(
     it is no video, is said in one line on standard error, and so is a precision that is not float32.
 
     Args:
-        checkpoint: A checkpoint of `dynvid fit` or `dynvid calibrate`.
+        checkpoint: What `Recognizer.load` takes.
         paths: Video files, folders of JPEG frames, or folders that are searched for either.
         json: Print one JSON object per video instead of a table (see `dynvid.strict_json`).
         batch_size: Videos that are computed together.
@@ -111,6 +114,7 @@ def classify(
         optimize: `none`, `default` or `compile`, likewise.
         device: `auto`, `cpu`, `cuda` or `cuda:1` and so on.
         audit: Share of videos that are audited; what they say of the promise comes last, on standard error.
+        runtime: `torch`, `onnx` or `openvino`, as `Recognizer.load` takes it.
 
     Returns:
         0, or 1 if something could not be read.
@@ -124,17 +128,13 @@ def classify(
     from dynvid.inference import Recognizer
 
     found, passed = search(paths)  # a path that is missing is said before any work
-    how: dict[str, Any] = {"device": device, "precision": precision, "optimize": optimize, "audit": audit}
-    recognizer = Recognizer.load(checkpoint, **how)
+    how: dict[str, Any] = {"device": device, "precision": precision, "optimize": optimize, "runtime": runtime}
+    recognizer = Recognizer.load(checkpoint, **how, audit=audit)
     if passed:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(passed.items()))
         print(printable(f"dynvid: passed over: {kinds}"), file=sys.stderr)
-    if not recognizer.calibrated:
-        print("dynvid: not calibrated: every video gets full inference", file=sys.stderr)
-    if recognizer.recipe and recognizer.recipe.precision != "float32":
-        promised = recognizer.point is not None and recognizer.point.promised
-        what = "its promise was made in float32" if promised else "exact"
-        print(f"dynvid: {recognizer.recipe}; {what}: --precision float32", file=sys.stderr)
+    for note in recognizer.notes():
+        print(f"dynvid: {note}", file=sys.stderr)
     results = recognizer.many((each.path for each in found if not each.error), batch_size, workers)
     rows: list[dict[str, Any]] = []
     try:

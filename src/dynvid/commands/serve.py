@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> int:
     parser.add_count("--max-requests", 64, "Requests at the same time; others get 503, to try again")
     parser.add_count("--batch-size", 8, "Videos that are computed together")
     parser.add_count("--workers", None, "Threads that decode; by default one per CPU, up to 8.")
-    add_speed(parser)
+    add_speed(parser, graphs=True)
     add_audit(parser)
     options = parser.parse_args(arguments)
     import os
@@ -52,11 +52,10 @@ def run(arguments: list[str]) -> int:
     from dynvid.inference.serving.app import App
     from dynvid.inference.serving.uploads import Bounds
 
-    recognizer = Recognizer.load(
-        options.model, options.device, options.precision, options.optimize, audit=options.audit
-    )
-    if not recognizer.calibrated:
-        print("dynvid: not calibrated: every video gets full inference", file=sys.stderr)
+    how = (options.device, options.precision, options.optimize, options.runtime, options.audit)
+    recognizer = Recognizer.load(options.model, *how)
+    for note in recognizer.notes():
+        print(f"dynvid: {note}", file=sys.stderr)
     upload = int(options.max_upload_mb * 1e6)
     bounds = Bounds(
         upload_bytes=upload,

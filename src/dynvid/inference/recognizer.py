@@ -178,6 +178,15 @@ class Recognizer(Shared):
         recognizer._loaded = Loaded.at(place, recognizer.policy)
         return recognizer
 
+    def notes(self) -> list[str]:
+        """What a user should know before it labels anything, a line each: no thresholds, or rounded answers."""
+        lines = [] if self.calibrated else ["not calibrated: every video gets full inference"]
+        if self.recipe and self.recipe.precision == "bfloat16":
+            promised = self.point is not None and self.point.promised
+            what = "its promise was made in float32" if promised else "exact"
+            lines.append(f"{self.recipe}; {what}: --precision float32")
+        return lines
+
     def save(self, folder: str | Path, runtimes: Sequence[GraphRuntime] = ()) -> None:
         """Write the model as a folder that `load` reads: weights, description, thresholds and a card.
 

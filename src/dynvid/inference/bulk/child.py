@@ -32,9 +32,10 @@ class Settings:
 
     Attributes:
         model: A checkpoint, a folder, or a name, as `Recognizer.load` takes it.
-        device: As `Recognizer.load` takes it; likewise the next two.
-        precision: `auto`, `float32` or `bfloat16`.
+        device: As `Recognizer.load` takes it; likewise the next three.
+        precision: `auto`, `float32`, `bfloat16` or `int8`.
         optimize: `none`, `default` or `compile`.
+        runtime: `torch`, `onnx` or `openvino`.
         batch_size: Videos that are computed together.
         workers: Threads that decode; None takes one per CPU, up to 8.
         audit: Share of videos that are audited.
@@ -45,6 +46,7 @@ class Settings:
     device: str = "auto"
     precision: str = "auto"
     optimize: str = "default"
+    runtime: str = "torch"
     batch_size: int = 8
     workers: int | None = None
     audit: float | None = None
@@ -110,14 +112,15 @@ def main(pipe: int) -> None:
     try:
         from dynvid.inference.recognizer import Recognizer
 
-        how: dict[str, Any] = {name: getattr(settings, name) for name in ("device", "precision", "optimize", "audit")}
+        names = ("device", "precision", "optimize", "runtime", "audit")
+        how: dict[str, Any] = {name: getattr(settings, name) for name in names}
         recognizer = Recognizer.load(settings.model, **how)
         if settings.audited and recognizer.audit:
             recognizer.audit.resume(settings.audited)
     except (DynvidError, OSError) as error:
         parent.send(("refused", str(error)))
         return
-    parent.send(("ready", _words(recognizer)))
+    parent.send(("ready", recognizer.notes()))
     while True:
         order = orders.get()
         try:
@@ -202,15 +205,3 @@ def _row(recognizer: "Recognizer", path: str, found: "Recognition | Skipped") ->
         1 - found.gmacs / recognizer.full_gmacs,
         found.milliseconds,
     )
-
-
-def _words(recognizer: "Recognizer") -> list[str]:
-    """What a user should know before the work begins, a line each."""
-    words = []
-    if not recognizer.calibrated:
-        words.append("not calibrated: every video gets full inference")
-    if recognizer.recipe and recognizer.recipe.precision != "float32":
-        promised = recognizer.point is not None and recognizer.point.promised
-        what = "its promise was made in float32" if promised else "exact"
-        words.append(f"{recognizer.recipe}; {what}: --precision float32")
-    return words

@@ -61,6 +61,7 @@ def label_files(
     device: str = "auto",
     precision: str = "auto",
     optimize: str = "default",
+    runtime: str = "torch",
     batch_size: int = 8,
     workers: int | None = None,
     actors: int | None = None,
@@ -86,9 +87,10 @@ def label_files(
         out: A folder; with object storage an address such as `s3://bucket/results`, where nothing keeps a second
             process off.
         engine: `local` reads by one process of this machine; `ray` by Ray Data's actors, on as many as Ray knows.
-        device: As for `Recognizer.load`; likewise the next two.
-        precision: `auto`, `float32` or `bfloat16`.
+        device: As for `Recognizer.load`; likewise the next three.
+        precision: `auto`, `float32`, `bfloat16` or `int8`.
         optimize: `none`, `default` or `compile`.
+        runtime: `torch`, `onnx` or `openvino`.
         batch_size: Videos that are computed together.
         workers: Threads that decode; None takes one per CPU, up to 8, and for each of Ray's actors one.
         actors: How many of Ray's actors; None takes as many as there is room for, those that come later included.
@@ -131,12 +133,12 @@ def label_files(
         listing = {"listed": digest_of_names(absolute(each.path if isinstance(each, Row) else each) for each in videos)}
     identity = {
         "model": digest_of_model(model),
-        "settings": {"precision": precision, "optimize": optimize},
+        "settings": {"precision": precision, "optimize": optimize, "runtime": runtime},
         "videos": listing or {},
     }
     where = os.path.abspath(model) if os.path.exists(model) else str(model)  # other processes start elsewhere
     with Results(out, identity, part_rows, part_seconds) as results:
-        settings = Settings(where, device, precision, optimize, batch_size, workers, audit, results.audit)
+        settings = Settings(where, device, precision, optimize, runtime, batch_size, workers, audit, results.audit)
         progress = Progress(results.totals, results.totals.videos, audit=results.audit)
 
         def add(row: Row) -> None:

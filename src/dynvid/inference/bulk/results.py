@@ -248,9 +248,8 @@ def _refuse_another(name: str, manifest: dict[str, Any], identity: dict[str, Any
     for what, value in identity.items():
         there = manifest.get(what)
         if there != value:
-            raise InputError(
-                f"{name}: holds results of another {what}: {_difference(there, value)}; take another folder"
-            )
+            other = "another model" if what == "model" else f"other {what}"
+            raise InputError(f"{name}: holds results of {other}: {_difference(there, value)}; take another folder")
 
 
 def _difference(there: Any, value: Any) -> str:
