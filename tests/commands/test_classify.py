@@ -388,6 +388,18 @@ def test_many_files_are_kept_as_rows_and_a_second_run_finds_them(put, checkpoint
     assert (again.returncode, again.stderr) == (1, "dynvid: passed over: 1 .md, 1 met twice\n")
 
 
+def test_each_video_is_audited_that_was_drawn(put, checkpoint, here, capsys):
+    for number in range(5):
+        put(f"root/{number}.mp4")
+    changed = torch.load(checkpoint, weights_only=True)
+    changed["state_dict"]["policy.thresholds"] = torch.tensor([0.0, 0.0, 0.0, 0.0])  # all leave by the first exit
+    torch.save(changed, "first.ckpt")
+    with pytest.raises(SystemExit) as ended:
+        main(["classify", "first.ckpt", "root", "--audit", "1", "--precision", "float32"])
+    assert ended.value.code == 0
+    assert re.search(r"nothing promised: \d of 5 audited videos were given another label", capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -449,6 +449,11 @@ def test_nets_that_cannot_go_on_for_ever_are_refused(net_of, name, said):
         Recognizer(net_of(name)).live(continual=True)
 
 
+def test_audits_would_change_what_a_net_that_is_never_reset_says(net_of):
+    with pytest.raises(InputError, match="audit goes without continual"):
+        Recognizer(net_of("unified, in order"), audit=0.5).live(continual=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -474,11 +479,35 @@ def test_wrong_frames_are_refused(net_of):
     with pytest.raises(InputError, match="a timestamp is nan"):
         live.push(image, float("nan"))
     for wrong in (image.astype(float), image[..., 0], image[..., :2]):
-        live = Recognizer(net_of("unified")).live(window=0.6)
-        live.push(wrong, 0.0)  # not looked at yet
         with pytest.raises(InputError, match=r"give RGB, uint8 \(height, width, 3\)"):
-            live.push(image, 0.1)
+            live.push({"other": image, "wrong": wrong}, 2.0)
+    assert set(live._streams) == {""}  # nothing was taken
     assert LiveAnswer._fields[0] == "stream"
+
+
+@pytest.mark.parametrize("bad", [0, 7, 8])
+def test_a_frame_that_fails_is_left_out_and_other_streams_go_on(net_of, bad):
+    net, count = net_of("unified"), 30
+    frames = {s: images(count, ord(s)) for s in "ab"}
+    live, alone = (LiveRecognizer(net, never(net), window=0.6) for _ in "ab")
+
+    def broken():
+        raise OSError("gone")
+
+    answers, expected, failed = [], [], 0
+    for i in range(count):
+        given = {"b": broken if i == bad else frames["b"][i], "a": frames["a"][i]}
+        expected += alone.push({"a": given["a"]}, i / 10 + (i % 2) / 20)
+        try:
+            answers += live.push(given, i / 10 + (i % 2) / 20)
+        except OSError:
+            failed += 1
+    answers += live.finish()
+    expected += alone.finish()
+    assert failed == 1
+    for_a = [same(a) for a in answers if a.stream == "a"]
+    assert for_a == [same(a) for a in expected]
+    assert [a.is_last for a in answers if a.stream == "b"].count(True) >= [a.is_last for a in expected].count(True) - 1
 
 
 def test_frames_that_are_not_taken_are_not_converted(net_of):

@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial, partialmethod
+from itertools import islice
 
 import pytest
 import torch
@@ -221,7 +222,8 @@ def test_audits_change_no_answer_and_see_what_full_inference_says(net, count, ba
     clips = [Clip(seed + i, broken.get(i)) for i in range(count)]
     with ThreadPoolExecutor(3) as executor, torch.inference_mode():
         pool = Pool(net, policy, batch_size, executor.submit, audit=audit)
-        audited = list(pool.run(partial(lambda c: c, clip) for clip in clips))
+        # As who has a result for each video asks for no more.
+        audited = list(islice(pool.run(partial(lambda c: c, clip) for clip in clips), count))
     for one, other in zip(plain, audited, strict=True):
         assert isinstance(one, Exception) == isinstance(other, Exception)
         if not isinstance(one, Exception):
@@ -235,6 +237,20 @@ def test_audits_change_no_answer_and_see_what_full_inference_says(net, count, ba
         differing += int(full) != audited[i][-1].label
         assert sorted(clips[i].read_so_far) == list(range(FRAMES))
     assert (audit.videos, audit.audited, audit.differing) == (count, len(whole), differing)
+
+
+def test_audits_do_not_pile_up_behind_videos_that_keep_coming(scramble_net):
+    net, audit, most = scramble_net(UnifiedExitNet), Audit(1.0, limit=0.5), 0
+    pool = Pool(net, ThresholdPolicy(thresholds=[0.0] * 4), 3, at_once, audit=audit)
+    for number in range(40):  # each leaves by the first exit, and another is there at once
+        pool.begin(number, partial(Clip, number))
+        pool.step()
+        most = max(most, sum(len(b.videos) for batches in pool._waiting for b in batches))
+        while pool._waiting[0]:
+            pool.step()
+        assert pool.ended().keys() == {number}
+    assert most <= 2 * 3
+    assert audit.audited >= 40 - most
 
 
 def test_videos_with_limits_are_not_audited(net):

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import json
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -70,6 +71,34 @@ def test_slots_have_the_mean_of_the_windows_over_them(recognizer, video, monkeyp
         assert found.gmacs == pytest.approx(sum(recognizer.net.gmacs[k] for _, k in expected))
     else:
         assert found.gmacs < sum(recognizer.net.gmacs[k] for _, k in expected)
+
+
+def test_audits_change_nothing_but_what_they_count(recognizer, video):
+    audited = Recognizer(recognizer.net, recognizer.policy, NAMES, audit=1.0)
+    found, plain = (timeline(one, video, window=3.0, hop=1.0) for one in (audited, recognizer))
+    assert audited.audit.audited == found.windows
+    assert found.plain() == plain.plain()
+
+
+def test_frames_that_are_far_apart_are_covered_too(recognizer, tmp_path):
+    path = tmp_path / "sparse.mkv"  # which states 25 frames per second
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 25)
+        for number in range(10):  # one every eight seconds
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 20 * number, np.uint8), format="rgb24")
+            frame.pts = 8 * 25 * number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    found = timeline(recognizer, path, window=3.0, min_probability=0.0, min_length=0.0)
+    assert found.windows == 10
+    assert found[0].start == 0
+    assert found[-1].end == pytest.approx(72, abs=1)
+    for one, following in itertools.pairwise(found):
+        assert one.end == following.start
+    looked_at = [s for s in found if s.label != "none"]
+    assert len(looked_at) == 10
 
 
 def test_windows_that_do_not_fit_end_with_the_video(recognizer, video, monkeypatch):
@@ -230,6 +259,7 @@ def test_outputs_say_the_same(recognizer, video, tmp_path):
     [
         ({"window": 0}, "window=0: seconds, above 0"),
         ({"hop": float("inf")}, "hop=inf: seconds, above 0"),
+        ({"hop": 5}, "hop=5: at most a window, 4 seconds"),
         ({"min_length": -1}, "min_length=-1: seconds, 0 or more"),
         ({"min_probability": 1.5}, "min_probability=1.5"),
         ({"batch_size": 0}, "batch_size=0"),

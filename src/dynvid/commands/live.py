@@ -48,6 +48,8 @@ def run(arguments: list[str]) -> int:
     recognizer = Recognizer.load(options.model, *how, audit=options.audit)
     if not recognizer.calibrated:
         print("dynvid: not calibrated: every window gets full inference", file=sys.stderr)
+    elif options.continual and recognizer.point and recognizer.point.promised:
+        print("dynvid: --continual: what was promised of clips is not promised of a net never reset", file=sys.stderr)
     live = recognizer.live(options.window, options.hop, options.deadline_ms, options.max_gmacs, options.continual)
     summary, began = _Summary(recognizer), time.monotonic()
     with ExitStack() as stack:

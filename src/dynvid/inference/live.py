@@ -11,7 +11,7 @@ from dynvid.calibration import Audit
 from dynvid.data.transforms import decode_size, eval_transform
 from dynvid.errors import InputError
 from dynvid.inference.runtimes import Program
-from dynvid.inference.slots import Frame, Slot, Slots
+from dynvid.inference.slots import Frame, Slot, Slots, check_frame
 from dynvid.inference.walk import Track, Window
 from dynvid.inference.windows import Windows
 from dynvid.nets import ExitNet
@@ -66,12 +66,18 @@ class LiveRecognizer:
 
     A window is `window` seconds long and takes the T frames of the net, one every `window / T` seconds of the frames'
     own timestamps: the newest frame at or before that time, as it is known when the next frame comes. It walks the
-    route as its frames arrive and leaves by the first exit that is sure; label, exit and probability are those that the
-    recognizer gives a clip of the same frames. Where each depth has its classifier, windows answer from their first
-    frame on. Every window ends, so memory and the cost of a frame are bounded, and nothing of the past is carried on.
+    route as its frames arrive and leaves by the first exit that is sure; without `continual`, label, exit and
+    probability are those that the recognizer gives a clip of the same frames. Where each depth has its classifier,
+    windows answer from their first frame on. Every window ends, so memory and the cost of a frame are bounded.
 
-    Windows of all streams that stand at the same exit are computed together. Where the net has no shift, windows that
-    overlap share what their frames have cost; else each is computed by itself, and a hop of T / 2 costs twice as much.
+    Windows of all streams that stand at the same exit are computed together. Where the net has no shift, and each depth
+    has its classifier, windows that overlap share what their frames have cost; else each is computed by itself, and a
+    hop of T / 2 costs twice as much.
+
+    A net whose shift is causal need not be reset at all: with `continual` each frame is computed once and hands its
+    features on for ever, so that a window for each frame costs what windows side by side do (continual inference, as in
+    Hedegaard and Iosifidis, ECCV Workshops 2022). Answers then depend on frames before the window, and a promise made
+    on clips does not cover them.
 
     After more than `window` seconds without a frame the open window is closed and a new one begins with the next frame.
     Shorter gaps are filled with the newest frame before them, which answers count as `missing`.
@@ -87,7 +93,7 @@ class LiveRecognizer:
             all come then keeps the answer that it has. Its first answer is always computed.
         max_gmacs: The most that is spent on a window, in GMACs.
         audit: Takes some windows on to the last exit when their answers stand, where neither limit is set. Windows that
-            follow one another are much alike: one long scene can raise the alarm.
+            follow one another are much alike: one long scene can raise the alarm. Not with `continual`.
         continual: Never reset the net; it takes its frames in their order, with the online shift or none, and has a
             head per depth.
 
@@ -127,6 +133,8 @@ class LiveRecognizer:
         audit: Audit | None = None,
         continual: bool = False,
     ) -> None:
+        if continual and audit is not None:
+            raise InputError("audit goes without continual: frames that it takes further change the answers after it")
         audit = audit if deadline_ms is None else None
         self._windows = Windows(net, policy, every_frame=True, max_gmacs=max_gmacs, audit=audit, continual=continual)
         frames = net.num_frames
@@ -143,6 +151,7 @@ class LiveRecognizer:
         self._transform = eval_transform(net.input_size)
         self._seconds = math.inf if deadline_ms is None else deadline_ms / 1000
         self._streams: dict[Hashable, _Stream] = {}
+        self._owed: list[LiveAnswer] = []  # to be given with the next call
 
     def push(self, frames: Frame | Mapping[Hashable, Frame], timestamp: float) -> list[LiveAnswer]:
         """Take a frame.
@@ -157,21 +166,33 @@ class LiveRecognizer:
             before a window's first exit where each exit has its own classifier.
 
         Raises:
-            ValueError: A frame is no image, or its time is not after that of the frame before.
+            ValueError: A frame is no image, or its time is not after that of the frame before; nothing was taken then.
+            Exception: What a function raises that was given as a frame. It is left out, other streams go on, and what
+                they say now comes with the next call.
         """
         began = time.perf_counter()
         given = frames if isinstance(frames, Mapping) else {"": frames}
-        for name in given.keys() & self._streams.keys():
-            self._streams[name].slots.check(timestamp)  # of all, before anything is taken
-        answers: list[LiveAnswer] = []
+        for name, frame in given.items():  # of all, before anything is taken
+            check_frame(frame)
+            if name in self._streams:
+                self._streams[name].slots.check(timestamp)
+        answers, self._owed = self._owed, []
         taken: dict[Hashable, list[Slot]] = {}
+        failed: Exception | None = None
         for name, frame in given.items():
             stream = self._streams.get(name)
             if stream is None or (gap := stream.slots.gap(timestamp)):
                 answers += [] if stream is None else self._close(name, stream, began)
                 self._streams[name] = self._new(stream.slots if stream else None, gap if stream else 0.0)
-            taken[name] = self._streams[name].slots.push(frame, timestamp)
-        return answers + self._take(taken, began)
+            try:
+                taken[name] = self._streams[name].slots.push(frame, timestamp)
+            except Exception as error:
+                failed = failed or error
+        answers += self._take(taken, began)
+        if failed:
+            self._owed = answers
+            raise failed
+        return answers
 
     def finish(self, timestamp: float | None = None, stream: Hashable | None = None) -> list[LiveAnswer]:
         """End a stream, or all of them: what is known up to its end is answered, and it is forgotten.
@@ -183,7 +204,8 @@ class LiveRecognizer:
         began = time.perf_counter()
         ended = {n: s for n, s in self._streams.items() if stream is None or n == stream}
         ends = {name: (one.slots.newest or 0.0) if timestamp is None else timestamp for name, one in ended.items()}
-        answers = self._take({name: one.slots.finish(ends[name]) for name, one in ended.items()}, began)
+        owed, self._owed = self._owed, []
+        answers = owed + self._take({name: one.slots.finish(ends[name]) for name, one in ended.items()}, began)
         for name, one in ended.items():
             answers += self._close(name, one, began)
             del self._streams[name]

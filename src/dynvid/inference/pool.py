@@ -116,7 +116,7 @@ class Pool:
     Attributes:
         steps: Position and size of the last steps that were run.
         most_opened: Most videos that are being opened, or wait for the first exit; fewer than two batches wait at each
-            of the others.
+            of the others in `run`, and of audits in `step`.
         most_ahead: Most videos that are begun while the next result to be given is not there yet.
     """
 
@@ -151,10 +151,12 @@ class Pool:
                 if opener is not None:
                     self.begin(begun, opener)
                     begun += 1
-            if given in self._done:
+            # Audits are done before the last result: whoever has all results may ask for no more.
+            audits = not coming and given + 1 == begun and any(self._waiting)
+            if given in self._done and not audits:
                 given += 1
                 yield self._done.pop(given - 1)
-            elif given < begun or any(self._waiting):  # audits may still be under way
+            elif given < begun:
                 self._go_on()
             else:
                 return
@@ -192,11 +194,13 @@ class Pool:
     def step(self) -> bool:
         """Run a step for the oldest video that can go on, and those that stand beside it; False where none can.
 
-        Audits come last: their videos have been answered.
+        Audits come last, since their videos have been answered, but for one step whenever a batch of them has gathered.
         No full step is waited for, so that videos that come one by one are not held up.
         """
+        audits = sum(video.said is not None for batches in self._waiting for b in batches for video in b.videos)
+        behind = audits >= self.batch_size
         ready = [
-            (min((video.said is not None, video.number) for video in batch.videos), position)
+            (min(((video.said is not None) != behind, video.number) for video in batch.videos), position)
             for position, batches in enumerate(self._waiting)
             for batch in batches
             if batch.ready

@@ -1,7 +1,7 @@
 """Frames at even distances, out of frames that come when they come: by their timestamps, never by an assumed rate."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,6 +61,7 @@ class Slots:
         self.origin = 0.0
         self.newest: float | None = None
         self._next = 0
+        self._known: list[Slot] = []
         self._frame: Frame | None = None
         self._prepared: Tensor | None = None
 
@@ -70,7 +71,7 @@ class Slots:
         return since if since > self.longest_gap else 0.0
 
     def check(self, timestamp: float) -> None:
-        """Raise ValueError unless a frame may come at that time."""
+        """Raise ValueError unless a frame may come at that time; see `check_frame`, too."""
         if not np.isfinite(timestamp):
             raise InputError(f"a timestamp is {timestamp}: give seconds")
         if self.newest is not None and timestamp <= self.newest:
@@ -80,33 +81,59 @@ class Slots:
         """Take a frame, and give the slots that are known by it.
 
         Raises:
-            ValueError: Its time is not after that of the frame before, or the frame is no image.
+            ValueError: Its time is not after that of the frame before, or the frame is no image. A function is called
+                later, so what it raises may come with the next frame; it is not asked again, and frames go on.
         """
         self.check(timestamp)
+        check_frame(frame)
         if self.newest is None or self.gap(timestamp):
             self.origin, self._next = timestamp, 0
-        known = self._before(timestamp - _SLACK)
-        self._frame, self._prepared, self.newest = frame, None, timestamp
-        return known + self._before(timestamp + _SLACK)
+        try:
+            self._fill(timestamp - _SLACK)
+        finally:
+            self._frame, self._prepared, self.newest = frame, None, timestamp
+        return self._filled(timestamp + _SLACK)
 
     def finish(self, timestamp: float) -> list[Slot]:
-        """The slots before a time, when no frame comes any more."""
-        return [] if self.newest is None else self._before(min(timestamp, self.newest + self.longest_gap))
+        """The slots before a time, when no frame comes any more: one at least, where there were frames."""
+        if self.newest is None:
+            return []
+        first = self.origin + 0.5 * self.interval + _SLACK if self._next == 0 else timestamp
+        return self._filled(max(first, min(timestamp, self.newest + self.longest_gap)))
 
-    def _before(self, timestamp: float) -> list[Slot]:
-        slots = []
+    def _filled(self, timestamp: float) -> list[Slot]:
+        """The slots before a time that nobody was given yet."""
+        self._fill(timestamp)
+        known, self._known = self._known, []
+        return known
+
+    def _fill(self, timestamp: float) -> None:
         while (time := self.origin + (self._next + 0.5) * self.interval) < timestamp:
-            assert self.newest is not None
+            image = self._image()
+            if image is None or self.newest is None:
+                break
             is_late = time - self.newest > self.interval + _SLACK
-            slots.append(Slot(self._next, self._image(), self.newest, is_late))
+            self._known.append(Slot(self._next, image, self.newest, is_late))
             self._next += 1
-        return slots
 
-    def _image(self) -> Tensor:
-        if self._prepared is None:
-            assert self._frame is not None
-            image = np.asarray(self._frame() if callable(self._frame) else self._frame)
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-                raise InputError(f"a frame is {image.dtype} {image.shape}: give RGB, uint8 (height, width, 3)")
+    def _image(self) -> Tensor | None:
+        """The newest frame as the net takes it; None where it turned out to be no image, until another comes."""
+        if self._frame is not None:
+            frame, self._frame = self._frame, None
+            image = check_frame(frame() if callable(frame) else frame)
             self._prepared = self._transform(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None])[0]
         return self._prepared
+
+
+def check_frame(frame: Frame) -> Any:
+    """An image as an array; functions are given back as they are.
+
+    Raises:
+        ValueError: It is no image.
+    """
+    if callable(frame):
+        return frame
+    image = np.asarray(frame)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise InputError(f"a frame is {image.dtype} {image.shape}: give RGB, uint8 (height, width, 3)")
+    return image

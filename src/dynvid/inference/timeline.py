@@ -124,7 +124,8 @@ def timeline(
         video: The path of a video file, its bytes, or a binary file object.
         window: Seconds that the net looks at, at a time: as long as the clips that it was trained on. By default 4, or
             the whole video where that is shorter.
-        hop: Seconds from the start of one window to that of the next, in whole slots; by default a quarter of a window.
+        hop: Seconds from the start of one window to that of the next, in whole slots; at most a window, by
+            default a quarter of one.
         min_length: Segments that are shorter, in seconds, are given to a neighbour; by default half of a window.
         min_probability: Below it, the label is `none`. Means of windows on both sides of a boundary are low, too.
         max_gmacs: The most that is spent on a window, in GMACs.
@@ -150,6 +151,8 @@ def timeline(
             raise InputError(f"{name}={seconds}: seconds, above 0")
     if not 0 <= min_probability <= 1 or batch_size < 1:
         raise InputError(f"min_probability={min_probability}, batch_size={batch_size}: 0 to 1, and 1 or more")
+    if hop is not None and hop > (window or 4.0):
+        raise InputError(f"hop={hop}: at most a window, {window or 4.0:g} seconds; what lies between is not looked at")
     if min_length is not None and not 0 <= min_length < math.inf:
         raise InputError(f"min_length={min_length}: seconds, 0 or more")
     net = recognizer.net
@@ -233,7 +236,7 @@ class _Stretch:
                 total, count = self._sums.get(slot, (0.0, 0))
                 self._sums[slot] = total + window.said.probabilities.numpy(), count + 1
             found.windows, found.gmacs = found.windows + 1, found.gmacs + window.gmacs
-            found.exits[window.position - 1] += 1
+            found.exits[self._windows.route.index(window.said.exit)] += 1
             self._give(window.start)  # the last window of all may begin behind this one, and before the next
 
     def _give(self, before: int) -> None:
