@@ -20,6 +20,7 @@ ALLOWED = {
     "packaged": set(),
     "lazy": set(),
     "extras": {"errors"},
+    "recall": set(),
     "routes": {"errors"},
     "policy": {"errors"},
     "costs": {"errors"},
@@ -32,7 +33,7 @@ ALLOWED = {
     "outputs": {"errors", "text", "strict_json", "whole", "routes", "policy", "profile", "calibration"},
     "report": {
         *("errors", "text", "strict_json", "whole", "routes", "policy", "calibration", "metrics", "published", "data"),
-        *("outputs", "profile", "report"),
+        *("outputs", "profile", "recall", "report"),
     },
     "metrics": {"errors", "policy", "calibration", "published"},
     "nets": {"errors", "routes", "policy", "costs", "nets"},
@@ -49,11 +50,11 @@ ALLOWED = {
     "module": {
         "inference",
         *("errors", "calibration", "checkpoint", "losses", "metrics", "nets", "policy", "data", "saving"),
-        *("outputs", "profile"),
+        *("outputs", "profile", "recall"),
     },
     "callbacks": {
         *("errors", "text", "strict_json", "calibration", "metrics", "module", "published", "whole", "callbacks"),
-        *("outputs", "report", "checkpoint"),
+        *("outputs", "recall", "report", "checkpoint"),
     },
     "commands": {
         *(

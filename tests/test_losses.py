@@ -19,6 +19,26 @@ def test_weights_must_fit_the_exits():
         ExitLoss(weights=[1.0, 1.0])(torch.zeros(3, 1, 2), torch.tensor([0]))
 
 
+def test_weights_of_classes_by_hand():
+    logits, target = torch.randn(2, 4, 3), torch.tensor([0, 0, 0, 1])
+    log_p = logits - logits.exp().sum(-1, keepdim=True).log()
+    given, balanced = ExitLoss(class_weights=[1.0, 3.0, 5.0]), ExitLoss(class_weights="balanced")
+    of_videos = torch.tensor([1.0, 1.0, 1.0, 3.0])
+    expected = (-log_p[:, torch.arange(4), target] * of_videos).sum(1) / of_videos.sum()
+    assert given(logits, target).item() == pytest.approx(expected.sum().item(), rel=1e-5)
+    with pytest.raises(ValueError, match="balanced needs the training videos"):
+        balanced(logits, target)
+    balanced.balance([300, 100, 0])
+    assert balanced(logits, target).item() == pytest.approx(expected.sum().item(), rel=1e-5)
+    assert balanced.per_class.tolist() == pytest.approx([400 / (2 * 300), 400 / (2 * 100), 0])
+    assert not balanced.state_dict()  # checkpoints do not change
+    with pytest.raises(ValueError, match="3 given for 4 classes"):
+        balanced(torch.zeros(2, 1, 4), torch.tensor([0]))
+    for wrong in ([1.0, -1.0], [float("nan")], "equal"):
+        with pytest.raises(ValueError, match="class_weights="):
+            ExitLoss(class_weights=wrong)
+
+
 def test_distillation_by_hand():
     logits, target = torch.randn(3, 4, 5, requires_grad=True), torch.tensor([0, 1, 2, 4])
     loss = ExitLoss(distillation=0.7, temperature=2.0)

@@ -9,11 +9,13 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from torchmetrics.classification import MulticlassRecall
 
 from dynvid import UnifiedExitNet
 from dynvid.calibration import operate, thresholds_for_drop, whole_curve
 from dynvid.callbacks import Calibration, FlopsAccuracyReport
 from dynvid.data import SyntheticDataModule
+from dynvid.losses import ExitLoss
 from dynvid.module import DynamicInferenceModule, read_checkpoint
 
 
@@ -98,6 +100,17 @@ def test_checkpoint_is_plain_data_and_holds_what_inference_needs(fitted, data):
         assert torch.equal(a, b)
     assert (again.net.num_frames, again.net.input_size, again.class_names) == (4, 32, data.class_names)
     assert torch.equal(again.net.mean, module.net.mean)
+
+
+def test_the_loss_learns_how_frequent_classes_are_and_macro_recall_is_logged(data, tmp_path):
+    net = UnifiedExitNet("test_resnet", num_classes=len(data.class_names), num_frames=4, input_size=32)
+    module = DynamicInferenceModule(net, loss=ExitLoss(class_weights="balanced"))
+    fit = trainer(tmp_path, 1)
+    fit.fit(module, datamodule=data)
+    counts = torch.tensor(data.class_counts())
+    assert module.loss.per_class.tolist() == pytest.approx((counts.sum() / (len(counts) * counts)).tolist())
+    reference = MulticlassRecall(len(counts), average="macro")(module.curve.logits[-1], module.curve.labels)
+    assert float(fit.callback_metrics["val/macro_recall"]) == pytest.approx(float(reference))
 
 
 def test_test_report_agrees_with_executed_early_exit(fitted, data, capsys):

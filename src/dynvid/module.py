@@ -30,6 +30,7 @@ from dynvid.nets.weights.file import check_fit
 from dynvid.outputs import Outputs, listing_of, recordings_of
 from dynvid.policy import Score, ThresholdPolicy
 from dynvid.profile import Profile, read_profiles
+from dynvid.recall import macro_recall
 from dynvid.saving import use_whole_files
 
 __all__ = ["DynamicInferenceModule", "fingerprint", "listing", "read_checkpoint", "recordings_in"]
@@ -219,6 +220,8 @@ class DynamicInferenceModule(pl.LightningModule):
             if len(names) != self.net.num_classes:
                 raise InputError(f"the data has {len(names)} classes, the net {self.net.num_classes}")
             self.class_names = list(names)
+        if stage == "fit" and isinstance(data, VideoDataModule):
+            self.loss.balance(data.class_counts())
         use_whole_files(self.trainer.strategy)
 
     def train(self, mode: bool = True) -> Self:
@@ -349,7 +352,7 @@ class DynamicInferenceModule(pl.LightningModule):
         self._recorded = split, names, [recordings[row] for row in rows] if paths else names
 
     def on_validation_epoch_end(self) -> None:
-        """Log the loss, the top-1 of the last exit and the mean over exits, of the videos that choose checkpoints."""
+        """Log the loss and accuracies of the videos that choose checkpoints."""
         self.curve = self.val_curve.compute()
         self.val_curve.reset()
         self._record("val", self.trainer.val_dataloaders)
@@ -359,6 +362,8 @@ class DynamicInferenceModule(pl.LightningModule):
         # All ranks have all answers; sync_dist only tells Lightning so.
         self.log("val/loss", self.loss(logits, labels), sync_dist=True)
         self.log("val/accuracy", accuracy[-1], prog_bar=True, sync_dist=True)
+        recall = macro_recall(self.curve.correct[-1:, choosing], labels)[0]
+        self.log("val/macro_recall", recall, sync_dist=True)
         self.log("val/mean_exit_accuracy", accuracy.mean(), sync_dist=True)
 
     def on_test_start(self) -> None:
@@ -388,6 +393,7 @@ class DynamicInferenceModule(pl.LightningModule):
         self.test_curve.reset()
         self._record("test", self.trainer.test_dataloaders)
         self.log("test/accuracy", self.curve.exit_accuracy[-1], sync_dist=True)
+        self.log("test/macro_recall", macro_recall(self.curve.correct[-1:], self.curve.labels)[0], sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Early exit, executed: the label, its probability, the exit taken and its GMACs for each video.

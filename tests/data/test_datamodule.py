@@ -96,6 +96,21 @@ def test_training_is_shuffled(tree: Path) -> None:
     assert len(orders) > 1
 
 
+def test_rare_classes_come_as_often_as_common_ones_where_that_is_asked(tmp_path: Path, write_video: WriteVideo) -> None:
+    for name, clips in (("common", 9), ("rare", 1)):
+        for i in range(clips):
+            write_video(tmp_path / "train" / name / f"{i}.mp4", frames=4, seed=i)
+            write_video(tmp_path / "val" / name / f"{i}.mp4", frames=4, seed=i)
+    torch.manual_seed(0)
+    data = VideoFolderDataModule(tmp_path, **SMALL | {"batch_size": 5, "balanced": True})
+    loader = data.train_dataloader()
+    drawn = [label for _ in range(40) for batch in loader for label in batch["label"].tolist()]
+    assert len(drawn) == 400
+    assert 160 < sum(drawn) < 240  # 40 without; four standard deviations are 40
+    assert data.class_counts() == [9, 1]
+    assert [label for batch in data.val_dataloader() for label in batch["label"].tolist()] == [0] * 9 + [1]
+
+
 def test_no_val_is_carved_from_train(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "train").symlink_to(tree / "train")
     data = VideoFolderDataModule(tmp_path, **SMALL)
@@ -427,6 +442,7 @@ ARGUMENTS = {
     "test_clips": 6,
     "test_crops": 3,
     "sampling": "cheap",
+    "balanced": True,
 }
 NAN = float("nan")
 

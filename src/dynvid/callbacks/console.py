@@ -48,6 +48,7 @@ class EpochLine(pl.Callback):
             found = key_figures(pl_module)
             change = 100 * (found["dynamic"]["accuracy"] - found["full"]["accuracy"])
             words.append(f"val/accuracy {100 * found['full']['accuracy']:.1f} %")
+            words.append(f"macro recall {100 * found['full']['macro_recall']:.1f} %")
             words.append(f"dynamic {change:+z.1f} points with {100 * found['saved']:z.1f} % saved")
         self._line = ", ".join(words)
         self._losses, self._validated = [], False

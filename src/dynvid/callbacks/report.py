@@ -21,6 +21,7 @@ from dynvid.metrics import FlopsAccuracy, draw_legend, plot_curve
 from dynvid.module import DynamicInferenceModule
 from dynvid.outputs import Outputs
 from dynvid.published import Dataset
+from dynvid.recall import macro_recall
 from dynvid.report import write_report
 from dynvid.text import printable
 from dynvid.whole import write_whole
@@ -118,24 +119,35 @@ def key_figures(module: DynamicInferenceModule) -> dict[str, Any]:
     In `fit` they are of the videos that choose checkpoints: whoever picks an epoch by them chooses too.
 
     Returns:
-        `full` and `dynamic` (each `accuracy` in [0, 1] and `gmacs` per video), `saved` (1 - dynamic / full GMACs),
-        `videos`, and `exits` (`frames`, `depth`, `gmacs`, `accuracy`, `share` of the videos that take it).
+        `full` and `dynamic` (each `accuracy`, `macro_recall` and `gmacs` per video), `saved` (1 - dynamic / full
+        GMACs), `videos`, and `exits` (`frames`, `depth`, `gmacs`, `accuracy`, `macro_recall`, `share` of the
+        videos that take it).
     """
     curve, net = module.curve, module.net
     assert curve is not None
-    scores, correct = curve.scores[:, module.choosing()], curve.correct[:, module.choosing()]
+    choosing = module.choosing()
+    scores, correct, labels = curve.scores[:, choosing], curve.correct[:, choosing], curve.labels[choosing]
     accuracy, gmacs = correct.float().mean(1), curve.exit_gmacs.tolist()
+    recall = macro_recall(correct, labels).tolist()
     found = operate(scores, correct, gmacs, module.policy.thresholds.cpu()[None])
+    here = correct.gather(0, module.policy.choose(curve.logits[:, choosing])[None])
     views = gmacs[0] / net.gmacs[0]
     full, dynamic = views * net.full_gmacs, float(found.gmacs)
     return {
-        "full": {"accuracy": float(accuracy[-1]), "gmacs": full},
-        "dynamic": {"accuracy": float(found.accuracy), "gmacs": dynamic},
+        "full": {"accuracy": float(accuracy[-1]), "macro_recall": recall[-1], "gmacs": full},
+        "dynamic": {
+            "accuracy": float(found.accuracy),
+            "macro_recall": float(macro_recall(here, labels)),
+            "gmacs": dynamic,
+        },
         "saved": 1 - dynamic / full,
         "videos": scores.shape[1],
         "exits": [
-            {"frames": e.frames, "depth": e.depth, "gmacs": g, "accuracy": float(a), "share": float(s)}
-            for e, g, a, s in zip(net.route, gmacs, accuracy, found.share[0], strict=True)
+            {
+                **{"frames": e.frames, "depth": e.depth, "gmacs": g},
+                **{"accuracy": float(a), "macro_recall": r, "share": float(s)},
+            }
+            for e, g, a, r, s in zip(net.route, gmacs, accuracy, recall, found.share[0], strict=True)
         ],
     }
 
@@ -144,21 +156,25 @@ def print_summary(summary: dict[str, Any]) -> None:
     """Print the table of exits and the two lines that matter."""
     table = Table(
         title=f"{summary['videos']} videos",
-        caption="top-1: if every video left here; leave: the share that does",
+        caption="top-1, macro recall: if every video left here; leave: the share that does",
     )
-    for heading in ("exit", "frames", "depth", "GMACs", "top-1", "leave"):
+    for heading in ("exit", "frames", "depth", "GMACs", "top-1", "macro recall", "leave"):
         table.add_column(heading, justify="right")
     for k, e in enumerate(summary["exits"], 1):
-        shares = f"{100 * e['accuracy']:.1f} %", f"{100 * e['share']:.1f} %"
+        shares = (f"{100 * e[what]:.1f} %" for what in ("accuracy", "macro_recall", "share"))
         table.add_row(str(k), str(e["frames"]), str(e["depth"]), f"{e['gmacs']:.4g}", *shares)
     Console().print(table)
     full, dynamic = summary["full"], summary["dynamic"]
     points = 100 * (dynamic["accuracy"] - full["accuracy"])
-    print(f"full inference:    {100 * full['accuracy']:.1f} % at {full['gmacs']:.4g} GMACs per video")
+    print(f"full inference:    {_accuracy(full)} at {full['gmacs']:.4g} GMACs per video")
     print(
-        f"dynamic inference: {100 * dynamic['accuracy']:.1f} % at {dynamic['gmacs']:.4g} GMACs per video: "
+        f"dynamic inference: {_accuracy(dynamic)} at {dynamic['gmacs']:.4g} GMACs per video: "
         f"{100 * summary['saved']:z.1f} % saved, {points:+z.1f} points"
     )
+
+
+def _accuracy(found: dict[str, float]) -> str:
+    return f"{100 * found['accuracy']:.1f} % (macro recall {100 * found['macro_recall']:.1f} %)"
 
 
 def write_curve(path: Path, module: DynamicInferenceModule, curve: FlopsAccuracy) -> None:
@@ -199,8 +215,10 @@ def _about(trainer: pl.Trainer, module: DynamicInferenceModule) -> dict[str, Any
 def _scalars(summary: dict[str, Any], stage: str) -> dict[str, float]:
     scalars = {f"{stage}/exit_{e['frames']}x{e['depth']}_accuracy": e["accuracy"] for e in summary["exits"]}
     scalars |= {f"{stage}/exit_{e['frames']}x{e['depth']}_share": e["share"] for e in summary["exits"]}
+    scalars |= {f"{stage}/exit_{e['frames']}x{e['depth']}_macro_recall": e["macro_recall"] for e in summary["exits"]}
     scalars |= {
         f"{stage}/dynamic_accuracy": summary["dynamic"]["accuracy"],
+        f"{stage}/dynamic_macro_recall": summary["dynamic"]["macro_recall"],
         f"{stage}/saved": summary["saved"],
     }
     return scalars

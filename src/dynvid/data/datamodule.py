@@ -6,7 +6,7 @@ import os
 import random
 import warnings
 from abc import ABC, abstractmethod
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, get_args
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from dynvid.data.dataset import OnError, Split, UnreadVideos, Video, VideoDataset, by_path, collate
 from dynvid.data.files import find_all, read_excluded, write_missing
@@ -61,6 +61,8 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             `(B, V, T, C, H, W)`, V = crops x clips, whose probabilities are to be averaged.
         sampling: Which frame of each segment is taken in evaluation: the one at its centre ("center"), or the one that
             is cheapest to decode ("cheap").
+        balanced: Draw training videos so that all classes come equally often, those of rare classes again and again;
+            an epoch is as long as without. Or weigh the loss instead (`ExitLoss(class_weights="balanced")`).
 
     Attributes:
         missing: `{split: names}` of the listed videos that are not on disk.
@@ -85,6 +87,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         test_clips: int = 1,
         test_crops: Literal[1, 3] = 1,
         sampling: Sampling = "center",
+        balanced: bool = False,
     ) -> None:
         super().__init__()
         for name, value, fits, meant in (
@@ -118,6 +121,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         self.test_clips = test_clips
         self.test_crops = test_crops
         self.sampling = sampling
+        self.balanced = balanced
         self.missing: dict[Split, list[str]] = {}
         self.excluded: dict[Split, list[str]] = {}
         self.skipped: dict[str, str] = {}
@@ -253,6 +257,14 @@ class VideoDataModule(pl.LightningDataModule, ABC):
                 rank_zero_info(f"warning: {line}")
             self._ready, self._ready_for = found, self._arguments()
 
+    def class_counts(self) -> list[int]:
+        """Training videos of each class."""
+        return self._count_classes(self._known("train"))
+
+    def _count_classes(self, videos: Sequence[Video]) -> list[int]:
+        counts = Counter(video.label for video in videos)
+        return [counts[label] for label in range(self.num_classes)]
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled training videos; an incomplete last batch is left out unless it is the only one."""
         return self._loader("train")
@@ -306,10 +318,15 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             on_error=self.on_error,
             sampling=self.sampling,
         )
+        sampler = None
+        if train and self.balanced:
+            counts = self._count_classes(videos)
+            sampler = WeightedRandomSampler([1 / counts[video.label] for video in videos], len(videos))
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            shuffle=train,
+            shuffle=train and sampler is None,
+            sampler=sampler,
             drop_last=train and len(dataset) > self.batch_size * (self.trainer.world_size if self.trainer else 1),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
@@ -319,12 +336,16 @@ class VideoDataModule(pl.LightningDataModule, ABC):
 
     def _videos_for(self, split: Split) -> list[Video]:
         """The videos that a loader is for; what is left out is said."""
-        ready = self._ready if self._ready_for == self._arguments() else {}
-        videos = ready.get(split) or self.videos(split)
+        videos = self._known(split)
         self._report(split, len(videos))
         if not videos:
             raise InputError(f"{self.root}: no {split} videos; add some, or do without the {split} step")
         return videos
+
+    def _known(self, split: Split) -> list[Video]:
+        """The videos of a split, which `setup` may have found already."""
+        ready = self._ready if self._ready_for == self._arguments() else {}
+        return ready.get(split) or self.videos(split)
 
     def _arguments(self) -> str:
         """All arguments as they are now, in one text."""

@@ -66,6 +66,7 @@ class VideoFolderDataModule(VideoDataModule):
         test_clips: int = 1,
         test_crops: Literal[1, 3] = 1,
         sampling: Sampling = "center",
+        balanced: bool = False,
     ) -> None:
         super().__init__(
             root,
@@ -83,6 +84,7 @@ class VideoFolderDataModule(VideoDataModule):
             test_clips=test_clips,
             test_crops=test_crops,
             sampling=sampling,
+            balanced=balanced,
         )
         self.annotations = self.root / annotations if annotations is not None else None
 

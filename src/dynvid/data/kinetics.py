@@ -51,6 +51,7 @@ class KineticsDataModule(VideoDataModule):
         test_clips: int = 1,
         test_crops: Literal[1, 3] = 1,
         sampling: Sampling = "center",
+        balanced: bool = False,
     ) -> None:
         super().__init__(
             root,
@@ -68,6 +69,7 @@ class KineticsDataModule(VideoDataModule):
             test_clips=test_clips,
             test_crops=test_crops,
             sampling=sampling,
+            balanced=balanced,
         )
         self.annotations = self.root / annotations
 

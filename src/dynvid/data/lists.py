@@ -56,6 +56,7 @@ class VideoListDataModule(VideoDataModule):
         test_clips: int = 1,
         test_crops: Literal[1, 3] = 1,
         sampling: Sampling = "center",
+        balanced: bool = False,
     ) -> None:
         super().__init__(
             root,
@@ -73,6 +74,7 @@ class VideoListDataModule(VideoDataModule):
             test_clips=test_clips,
             test_crops=test_crops,
             sampling=sampling,
+            balanced=balanced,
         )
         self.lists = {"train": train_list, "val": val_list, "test": test_list}
         self.classes = self.root / classes

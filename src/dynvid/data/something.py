@@ -46,6 +46,7 @@ class SomethingSomethingV1DataModule(VideoDataModule):
         test_clips: int = 1,
         test_crops: Literal[1, 3] = 1,
         sampling: Sampling = "center",
+        balanced: bool = False,
     ) -> None:
         super().__init__(
             _inside(root, "v1"),
@@ -63,6 +64,7 @@ class SomethingSomethingV1DataModule(VideoDataModule):
             test_clips=test_clips,
             test_crops=test_crops,
             sampling=sampling,
+            balanced=balanced,
         )
         self.annotations = Path(root) / annotations
 
@@ -115,6 +117,7 @@ class SomethingSomethingV2DataModule(VideoDataModule):
         test_clips: int = 1,
         test_crops: Literal[1, 3] = 1,
         sampling: Sampling = "center",
+        balanced: bool = False,
     ) -> None:
         super().__init__(
             _inside(root, "v2"),
@@ -132,6 +135,7 @@ class SomethingSomethingV2DataModule(VideoDataModule):
             test_clips=test_clips,
             test_crops=test_crops,
             sampling=sampling,
+            balanced=balanced,
         )
         self.annotations = Path(root) / annotations
         self.test_list = test_list

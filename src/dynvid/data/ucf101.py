@@ -43,6 +43,7 @@ class UCF101DataModule(VideoDataModule):
         test_clips: int = 1,
         test_crops: Literal[1, 3] = 1,
         sampling: Sampling = "center",
+        balanced: bool = False,
     ) -> None:
         super().__init__(
             root,
@@ -60,6 +61,7 @@ class UCF101DataModule(VideoDataModule):
             test_clips=test_clips,
             test_crops=test_crops,
             sampling=sampling,
+            balanced=balanced,
         )
         self.annotations = self.root / annotations
         self.split = split

@@ -14,6 +14,7 @@ from dynvid.calibration import calibration_error, difference_interval, mean_inte
 from dynvid.errors import InputError
 from dynvid.outputs import Outputs
 from dynvid.profile import Profile
+from dynvid.recall import macro_recall
 from dynvid.report.bounds import Corner, height, oracle_exit, random_exit
 from dynvid.report.curve import Thresholds, curve_points
 from dynvid.report.verdict import verdict
@@ -35,13 +36,14 @@ def summarise(outputs: Outputs, curve_thresholds: Thresholds | None = None) -> d
             `curve_thresholds` in `outputs.run`, and without them there is no curve.
 
     Returns:
-        `full` and `dynamic` (each `accuracy` in [0, 1] and `gmacs` per video), `saved` (1 - dynamic / full GMACs),
-        `points` (accuracy won or lost), `intervals` and `top5` of these, `videos`, `recordings`, `split`,
-        `exits` (`frames`, `depth`, `gmacs`, `accuracy` if every video left there, `share` of the videos that do, and
-        more), `classes`, `confusion` of dynamic against full inference, the `slowest` and the most confidently `wrong`
-        videos, `curve`, `bounds`, `point` and `verdict`, `headline` and `note` in words, and `run`. Where the outputs
-        have a profile, `milliseconds` stands beside `gmacs` in `full`, `dynamic`, `exits` and `curve`, and `time` says
-        what is `saved` of them, with `interval`, `bounds`, and the `profile` also in `words`; else it is None.
+        `full` and `dynamic` (each `accuracy` in [0, 1], `gmacs` per video, and with labels `macro_recall`, the mean of
+        the classes' recalls), `saved` (1 - dynamic / full GMACs), `points` (accuracy won or lost), `intervals` and
+        `top5` of these, `videos`, `recordings`, `split`, `exits` (`frames`, `depth`, `gmacs`, `accuracy` if every video
+        left there, `share` of the videos that do, and more), `classes`, `confusion` of dynamic against full inference,
+        the `slowest` and the most confidently `wrong` videos, `curve`, `bounds`, `point` and `verdict`, `headline` and
+        `note` in words, and `run`. Where the outputs have a profile, `milliseconds` stands beside `gmacs` in `full`,
+        `dynamic`, `exits` and `curve`, and `time` says what is `saved` of them, with `interval`, `bounds`, and the
+        `profile` also in `words`; else it is None.
 
     Raises:
         ValueError: There are no videos, or the curve's thresholds do not fit the exits.
@@ -57,7 +59,7 @@ def summarise(outputs: Outputs, curve_thresholds: Thresholds | None = None) -> d
         ... )
         >>> summary = summarise(outputs)
         >>> summary["dynamic"], summary["saved"]
-        ({'accuracy': 1.0, 'gmacs': 1.5}, 0.25)
+        ({'accuracy': 1.0, 'gmacs': 1.5, 'macro_recall': 1.0}, 0.25)
     """
     videos = len(outputs.paths)
     if not videos:
@@ -76,6 +78,10 @@ def summarise(outputs: Outputs, curve_thresholds: Thresholds | None = None) -> d
     cost, here = gmacs[taken], right.gather(0, taken[None])[0]
     full = {measure: _mean(right[-1]), "gmacs": outputs.full_gmacs}
     dynamic = {measure: _mean(here), "gmacs": float(cost.mean())}
+    if outputs.labelled:
+        full["macro_recall"], dynamic["macro_recall"] = macro_recall(
+            torch.stack([right[-1], here]), outputs.labels
+        ).tolist()
     dearest, cheapest = mean_interval(cost, groups)[::-1]
     intervals = {
         "full": list(share_interval(right[-1], groups)),
@@ -159,6 +165,7 @@ def _exits(
     outputs: Outputs, right: Tensor, taken: Tensor, groups: Sequence[str] | None, measure: str
 ) -> list[dict[str, Any]]:
     exits, errors = [], _calibration_errors(outputs)
+    recall = macro_recall(right, outputs.labels).tolist() if outputs.labelled else [None] * len(right)
     for k, (frames, depth) in enumerate(outputs.route):
         leaves = taken == k
         exits.append(
@@ -168,6 +175,7 @@ def _exits(
                 "gmacs": outputs.gmacs[k],
                 measure: _mean(right[k]),
                 "interval": list(share_interval(right[k], groups)),
+                "macro_recall": recall[k],
                 "share": _mean(leaves),
                 "of_those_leaving": _mean(right[k][leaves]) if leaves.any() else None,
                 "top5": _mean(_in_top5(outputs, k)) if _has_top5(outputs) else None,
