@@ -8,13 +8,17 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Test files run side by side, so each has one thread; a file's tests stay together, for they share what they trained.
 TESTS := -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-slow check test-minimum test-newest test-extras format clean
+.PHONY: demo test test-slow check test-minimum test-newest test-extras release format clean
+
+define run-demo # with a dynvid, in a folder
+cd $(2) && $(1) fit --config quickstart.yaml
+cd $(2) && $(1) classify $$(ls -t $(2)/logs/quickstart/lightning_logs/*/checkpoints/best*.ckpt | head -n 1) \
+	data/synthetic/test/left/left_0000.mp4
+cd $(2) && $(1) test --config quickstart.yaml --ckpt_path best
+endef
 
 demo: $(INSTALLED)
-	$(BIN)/dynvid fit --config quickstart.yaml
-	$(BIN)/dynvid classify $$(ls -t logs/quickstart/lightning_logs/*/checkpoints/best*.ckpt | head -n 1) \
-		data/synthetic/test/left/left_0000.mp4
-	$(BIN)/dynvid test --config quickstart.yaml --ckpt_path best
+	$(call run-demo,$(abspath $(BIN))/dynvid,$(CURDIR))
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python $(TESTS)
@@ -70,6 +74,17 @@ test-extra-%:
 	.venv-extra/bin/dynvid --help
 	.venv-extra/bin/$(use-$*)
 
+release: # what is published, built and tried where nothing else is; CONTRIBUTING says what comes before and after
+	rm -rf dist
+	$(PYTHON) -m venv --clear .venv-release
+	.venv-release/bin/pip install --quiet uv twine
+	.venv-release/bin/uv build --quiet
+	.venv-release/bin/twine check --strict dist/*
+	.venv-release/bin/uv venv --quiet --clear dist/venv
+	.venv-release/bin/uv pip install --quiet --python dist/venv dist/*.whl
+	mkdir dist/demo
+	$(call run-demo,$(CURDIR)/dist/venv/bin/dynvid,$(CURDIR)/dist/demo)
+
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -80,4 +95,4 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-minimum .venv-newest .venv-extra build dist
+	rm -rf $(VENV) .venv-minimum .venv-newest .venv-extra .venv-release build dist
