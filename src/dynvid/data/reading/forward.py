@@ -84,6 +84,8 @@ class ForwardVideo:
         except (av.FFmpegError, OSError) as error:
             what = "cannot be read further" if given else "cannot open"
             raise VideoError(f"{name}: {what} ({error.strerror or error})") from error
+        except IndexError as error:  # a stream that appeared on the way: PyAV does not know it
+            raise VideoError(f"{name}: cannot be read further (its streams change on the way)") from error
         if not given:
             raise VideoError(f"{name}: no frame could be decoded")
 

@@ -1,7 +1,7 @@
 """Frames as they come: from a camera, over the network, from a file, or from whatever gives frames with their times.
 
-The network is reached here and nowhere else, by an address that the user gives. What answers there may be hostile: it
-is allowed to name other addresses of the network (playlists do), never a local file.
+Of what reads videos this alone reaches the network, at an address that the user gives. What answers there may be
+hostile: it is allowed to name other addresses of the network (playlists do), never a local file.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -39,6 +39,7 @@ _PROTOCOLS = {
 _NETWORK_FORMATS = f"{FORMATS},hls,mpjpeg,rtsp,rtp"
 _SECONDS = 10.0  # without data after which a source counts as lost
 _DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)  # before the tries to reach it again
+_PATIENCE = 1.0  # seconds that closing waits for a thread, which may be waiting for data itself
 
 
 def live_frames(
@@ -81,7 +82,7 @@ class LiveFrames:
     frames too slowly gets fewer of them, and never old ones.
 
     Attributes:
-        name: What messages call the source, without a password.
+        name: What messages call the source: of an address nothing that may be secret.
         dropped: Frames that were replaced by newer ones before they were taken.
         reconnects: Times that it was lost and found again.
         damaged: Frames and packets left out, since they are flagged as damaged or cannot be decoded.
@@ -100,27 +101,29 @@ class LiveFrames:
         scheme = _scheme(source)
         if isinstance(source, int) or (isinstance(source, str) and source.isascii() and source.isdigit()):
             self._source = f"/dev/video{source}"
-        device = isinstance(self._source, str | Path) and str(self._source).startswith("/dev/")
-        if isinstance(self._source, str | Path):
-            self.name = re.sub("//[^/@]*@", "//...@", str(self._source))
-        else:
-            self.name = "<frames>"
+        self.name = _public(str(self._source)) if isinstance(self._source, str | Path) else "<frames>"
+        reading: Generator[TimedFrame, None, None]
         if scheme and scheme not in _PROTOCOLS:
             raise InputError(f"{self.name}: no such kind of address; use {', '.join(_PROTOCOLS)}")
-        if device or scheme:
-            self._frames = self._behind_a_thread(self._connected(scheme))
+        threaded = True
+        if scheme or (isinstance(self._source, str | Path) and re.match(r"/dev/(video\d|v4l/)", str(self._source))):
+            reading = self._connected(scheme)
         elif isinstance(self._source, str | Path):
-            frames = self._of_file(self._source)
-            self._frames = self._behind_a_thread(self._in_time(frames)) if realtime else frames
-        elif isinstance(source, Iterable):
-            self._frames = _given(source)
+            of_file, threaded = self._of_file(self._source), realtime
+            reading = self._in_time(of_file) if realtime else of_file
+        elif isinstance(source, Iterable) and not isinstance(source, bytes | bytearray | memoryview):
+            reading, threaded = _given(source), False
         else:
             raise InputError(f"a source is a camera, an address, a file or frames, not {type(source).__name__}")
+        self._reading = reading
+        self._frames = self._behind_a_thread(reading) if threaded else reading
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> TimedFrame:
+        if self._closed.is_set():
+            raise StopIteration
         return next(self._frames)
 
     def __enter__(self) -> Self:
@@ -130,19 +133,30 @@ class LiveFrames:
         self.close()
 
     def close(self) -> None:
-        """Stop reading."""
+        """Stop reading, and let go of the camera, connection or file; there are no frames after that.
+
+        A thread that waits for data is not waited for longer than a second: it lets go once it has some, or has waited
+        for ten.
+        """
         self._closed.set()
         with self._changed:
             self._changed.notify_all()
+        if self._thread is None:
+            with contextlib.suppress(ValueError):  # another thread is taking a frame just now, and sees that it is over
+                self._reading.close()
+        elif self._thread is not threading.current_thread():  # which `say` runs in
+            self._thread.join(_PATIENCE)
 
-    def _of_file(self, path: str | Path) -> Iterator[TimedFrame]:
-        video = ForwardVideo(path, short_side=self._short_side)
+    def _of_file(self, path: str | Path) -> Generator[TimedFrame, None, None]:
+        video = ForwardVideo(path, self.name, self._short_side)
         for frame in video:
+            if self._closed.is_set():
+                return
             self.damaged = video.damaged
             yield frame
         self.damaged = video.damaged
 
-    def _in_time(self, frames: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
+    def _in_time(self, frames: Iterator[TimedFrame]) -> Generator[TimedFrame, None, None]:
         """Frames, each at its time."""
         began = None
         for frame in frames:
@@ -150,21 +164,23 @@ class LiveFrames:
             self._closed.wait(max(0.0, began + frame.timestamp - time.monotonic()))
             yield frame
 
-    def _behind_a_thread(self, frames: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
+    def _behind_a_thread(self, frames: Generator[TimedFrame, None, None]) -> Iterator[TimedFrame]:
         """The newest frame whenever one is asked for, read by a thread from the first one on."""
 
         def read() -> None:
             ended: BaseException | bool = True
             try:
                 for frame in frames:
+                    if self._closed.is_set():
+                        break
                     with self._changed:
                         self.dropped += self._newest is not None
                         self._newest = frame
                         self._changed.notify_all()
-                    if self._closed.is_set():
-                        break
             except BaseException as error:  # whatever it is, it is raised where frames are taken
                 ended = error
+            finally:
+                frames.close()
             with self._changed:
                 self._ended = ended
                 self._changed.notify_all()
@@ -185,26 +201,35 @@ class LiveFrames:
             else:
                 return
 
-    def _connected(self, scheme: str) -> Iterator[TimedFrame]:
+    def _connected(self, scheme: str) -> Generator[TimedFrame, None, None]:
         """Frames of a camera or an address, which is tried again where it is lost."""
         clock, failed, was_lost = _Clock(), 0, False
         while not self._closed.is_set():
+            ends = False
             try:
                 with contextlib.closing(_open(str(self._source), scheme)) as container:
+                    ends = (container.duration or 0) > 0
                     for frame in self._decoded(container, clock):
                         self.reconnects += was_lost
                         failed, was_lost = 0, False
                         yield frame
-                    if container.duration and container.duration > 0:
-                        return
-                    why = "it ended"
+                if ends:
+                    return
+                why = "it ended"
             except av.error.ExitError:
                 why = f"no data for {_SECONDS:g} s"
-            except av.ArgumentError as error:
-                raise VideoError(f"{self.name}: in no video format that is read") from error
+            except av.ArgumentError:
+                why = "in no video format that is read"
+            except VideoError as error:
+                if clock.last is None or ends:  # what is wrong with a file stays so
+                    raise
+                why = str(error).removeprefix(f"{self.name}: ")
             except (av.FFmpegError, OSError) as error:
                 why = str(error.strerror or error)
-            if clock.last is None and not was_lost:
+            if self._closed.is_set():
+                return
+            # Raised out here, since what PyAV raises holds the whole address, and a traceback shows causes.
+            if clock.last is None:
                 raise VideoError(f"{self.name}: cannot open ({why})")
             if failed == self._tries:
                 raise VideoError(f"{self.name}: lost ({why}), and not found again in {failed} tries")
@@ -219,12 +244,15 @@ class LiveFrames:
         if not isinstance(stream, VideoStream) or stream.codec_context is None:
             raise VideoError(f"{self.name}: no video stream, or no decoder for it")
         decoding, damaged = Decoding(stream, self.name, self._short_side), self.damaged
-        for packet in container.demux(stream):
-            for image, seconds in decoding.of(packet):
-                yield TimedFrame(clock.of(seconds), image)
-            self.damaged = damaged + decoding.damaged
-            if self._closed.is_set():
-                return
+        try:
+            for packet in container.demux(stream):
+                for image, seconds in decoding.of(packet):
+                    yield TimedFrame(clock.of(seconds), image)
+                self.damaged = damaged + decoding.damaged
+                if self._closed.is_set():
+                    return
+        except IndexError as error:  # a stream that appeared on the way: PyAV does not know it
+            raise VideoError(f"{self.name}: its streams change on the way") from error
 
 
 class _Clock:
@@ -260,7 +288,7 @@ class _Clock:
         return time_of
 
 
-def _given(pairs: Any) -> Iterator[TimedFrame]:
+def _given(pairs: Any) -> Generator[TimedFrame, None, None]:
     for timestamp, image in pairs:
         yield TimedFrame(float(timestamp), partial(_same, image))
 
@@ -283,6 +311,20 @@ def _open(source: str, scheme: str) -> InputContainer:
 def _scheme(source: Any) -> str:
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", source) if isinstance(source, str) else None
     return found[1].lower() if found else ""
+
+
+def _public(address: str) -> str:
+    """An address by its kind, host, port and path: no user, no password, no key; what is no address stays as it is."""
+    scheme, mark, rest = address.partition("://")
+    if not mark:
+        return address
+    user, _, place = rest.rpartition("@")  # the last: passwords hold some too
+    if "?" in user or "#" in user:
+        return f"{scheme}://..."  # of a password, or of a query that holds an @: that cannot be told
+    place = re.split("[?#;&=]", place)[0]  # some cameras take a password in the path: /user=NAME&password=...
+    if scheme.lower().startswith("rtmp"):
+        place = place.split("/")[0]  # the path ends with the key by which to stream
+    return f"{scheme}://{place}"
 
 
 def _to_standard_error(line: str) -> None:
