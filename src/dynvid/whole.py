@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -102,6 +103,22 @@ def check_new_folder(path: str | Path) -> None:
         raise InputError(f"{path}: is there already, and no folder; name another")
     if path.is_dir() and next(path.iterdir(), None) is not None:
         raise InputError(f"{path}: holds files already; name a new folder, nothing is replaced")
+
+
+def check_new_file(path: str | Path) -> None:
+    """Say before any work that a file cannot be new; its folder is made only when it is written.
+
+    Raises:
+        InputError: Something is there, or its folder cannot be written.
+    """
+    path = Path(path)
+    if os.path.lexists(path):
+        raise InputError(f"{path}: is there already; name a new file")
+    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def _sync(path: Path) -> None:

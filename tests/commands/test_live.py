@@ -15,6 +15,7 @@ from dynvid.cli import main
 from dynvid.commands.live import run as live
 from dynvid.commands.timeline import run as timeline
 from dynvid.data.synthetic import write_clip
+from dynvid.errors import VideoError
 from dynvid.inference import Recognizer
 from dynvid.inference.timeline import timeline as found_in
 from dynvid.module import DynamicInferenceModule
@@ -72,6 +73,15 @@ def test_an_interrupt_ends_live_with_a_summary(checkpoint, video):
     assert "Traceback" not in said
 
 
+def test_a_source_that_cannot_be_opened_leaves_no_file(checkpoint, video, tmp_path):
+    out = tmp_path / "new" / "answers.jsonl"
+    with pytest.raises(VideoError):
+        live([checkpoint, "missing.mp4", "--out", str(out)])
+    assert not out.exists()
+    assert live([checkpoint, video, "--window", "3", "--out", str(out)]) == 0
+    assert len(out.read_text().splitlines()) == 17
+
+
 def test_timeline_prints_and_writes_what_is_found(checkpoint, video, tmp_path, capsys):
     options = ["--window", "2", "--min-probability", "0", "--precision", "float32"]
     recognizer = Recognizer.load(checkpoint, "cpu", "float32")
@@ -100,20 +110,26 @@ def test_timeline_prints_and_writes_what_is_found(checkpoint, video, tmp_path, c
         (["live", "CKPT", "ftp://a/b"], "ftp://a/b: no such kind of address; use rtsp"),
         (["live", "CKPT", "VIDEO", "--hop", "9"], "hop=9: 1 to 6"),
         (["live", "CKPT", "VIDEO", "--window", "x"], "'x': a number, 0 or more"),
-        (["live", "CKPT", "VIDEO", "--out", "CKPT"], "is there already; name a new file"),
+        (["live", "missing.ckpt", "VIDEO", "--out", "CKPT"], "net.ckpt: is there already; name a new file"),
+        (["live", "missing.ckpt", "VIDEO", "--out", "CKPT/a"], "net.ckpt/a: cannot be written (Not a directory)"),
         (["live", "missing.ckpt", "VIDEO"], "missing.ckpt"),
         (["timeline", "CKPT", "missing.mp4"], "missing.mp4: cannot open"),
         (["timeline", "CKPT", "CKPT"], "net.ckpt: cannot open"),
         (["timeline", "CKPT", "VIDEO", "--out", "a.txt"], "a.txt: name it .json, .csv, .vtt"),
+        (["timeline", "missing.ckpt", "VIDEO", "--out", "TABLE"], "table.csv: is there already; name a new file"),
+        (["timeline", "missing.ckpt", "VIDEO", "--out", "TABLE/a.vtt"], "a.vtt: cannot be written (Not a directory)"),
         (["timeline", "CKPT", "VIDEO", "--hop", "0"], "'0': seconds, above 0"),
         (["timeline", "CKPT", "VIDEO", "--min-probability", "2"], "'2': a probability, 0 to 1"),
     ],
 )
-def test_bad_input_is_said_in_one_line(checkpoint, video, arguments, said, capsys):
-    names = {"CKPT": checkpoint, "VIDEO": video}
+def test_bad_input_is_said_in_one_line(checkpoint, video, arguments, said, tmp_path, capsys):
+    (tmp_path / "table.csv").write_text("mine")
+    names = {"CKPT": checkpoint, "VIDEO": video, "TABLE": str(tmp_path / "table.csv")}
+    names |= {f"{name}/{file}": f"{names[name]}/{file}" for name, file in (("CKPT", "a"), ("TABLE", "a.vtt"))}
     with pytest.raises(SystemExit) as caught:
         main([names.get(word, word) for word in arguments])
     assert caught.value.code in (1, 2)
     errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(errors) == 1
     assert said in errors[0]
+    assert (tmp_path / "table.csv").read_text() == "mine"

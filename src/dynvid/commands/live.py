@@ -2,15 +2,16 @@
 
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 from dynvid import strict_json
 from dynvid.commands.arguments import Arguments, add_audit, add_speed
 from dynvid.commands.numbers import number, seconds, tries
 from dynvid.errors import InputError
 from dynvid.text import printable
+from dynvid.whole import check_new_file
 
 if TYPE_CHECKING:
     from dynvid.data.reading.live import LiveFrames
@@ -40,6 +41,8 @@ def run(arguments: list[str]) -> int:
     add_speed(parser)
     add_audit(parser)
     options = parser.parse_args(arguments)
+    if options.out is not None:
+        check_new_file(options.out)
 
     from dynvid.data.reading.live import live_frames
     from dynvid.inference import Recognizer
@@ -54,7 +57,7 @@ def run(arguments: list[str]) -> int:
     summary, began = _Summary(recognizer), time.monotonic()
     with ExitStack() as stack:
         show = stack.enter_context(_Shown(options.json))
-        write = _written_to(options.out, stack)
+        write = stack.enter_context(_Written(options.out))
         frames = stack.enter_context(
             live_frames(options.source, live.short_side, options.realtime, options.tries, show.say)
         )
@@ -64,7 +67,7 @@ def run(arguments: list[str]) -> int:
             for answer in answers:
                 summary.add(answer)
                 row = _row(answer, frames)
-                write(row)
+                write.row(row)
                 show.row(row)
 
         try:
@@ -170,14 +173,33 @@ class _Shown:
         self._width = 0
 
 
-def _written_to(path: str | None, stack: ExitStack) -> Callable[[dict[str, Any]], object]:
-    """A function that writes a line into a new file."""
-    if path is None:
-        return lambda row: None
+class _Written:
+    """A new file with a line for each answer, made at the first: a source that cannot be opened leaves none behind."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> "_Written":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Write an answer."""
+        if self._path is not None and self._file is None:
+            self._file = _new(Path(self._path))
+        if self._file:
+            print(strict_json.dumps(row), file=self._file, flush=True)
+
+
+def _new(path: Path) -> IO[str]:
     try:
-        file = stack.enter_context(open(path, "x", encoding="ascii"))  # noqa: SIM115  # the stack closes it
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("x", encoding="ascii")
     except FileExistsError:
         raise InputError(f"{path}: is there already; name a new file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    return lambda row: print(strict_json.dumps(row), file=file, flush=True)

@@ -9,7 +9,7 @@ from dynvid.commands.arguments import Arguments, add_speed
 from dynvid.commands.numbers import number, probability, seconds
 from dynvid.errors import InputError
 from dynvid.text import printable
-from dynvid.whole import write_whole
+from dynvid.whole import check_new_file, write_whole
 
 if TYPE_CHECKING:
     from dynvid.inference import Timeline
@@ -22,7 +22,7 @@ def run(arguments: list[str]) -> int:
     parser = Arguments("timeline", "Find what happens when in a video: start, end, class and probability.")
     parser.add_argument("model", help="A checkpoint of `dynvid fit` or `dynvid calibrate`, or what else dynvid loads.")
     parser.add_argument("video", help="A video file of any length.")
-    parser.add_argument("--out", metavar="FILE", help=f"Write a file instead: {', '.join(FORMATS)} (WebVTT).")
+    parser.add_argument("--out", metavar="FILE", help=f"Write a new file instead: {', '.join(FORMATS)} (WebVTT).")
     parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
     parser.add_argument("--window", type=seconds, help="Seconds that the net looks at, at a time (default: 4).")
     parser.add_argument("--hop", type=seconds, help="Seconds from window to window (default: a quarter of one).")
@@ -42,6 +42,8 @@ def run(arguments: list[str]) -> int:
     suffix = Path(options.out).suffix.lower() if options.out else ""
     if options.out and suffix not in FORMATS:
         raise InputError(f"{options.out}: name it {', '.join(FORMATS)}, which says what is written")
+    if options.out:
+        check_new_file(options.out)
 
     from dynvid.inference import Recognizer
     from dynvid.inference.timeline import timeline
