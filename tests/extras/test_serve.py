@@ -361,6 +361,16 @@ def test_slow_clients_are_sent_away(server, how):
         assert b"the upload is too slow" in said
 
 
+def test_who_does_not_take_its_answers_is_sent_away(server):
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(SLOWEST + 10)  # of one send that is not taken: the server reads no further
+    connection.connect(("127.0.0.1", server.port))
+    with pytest.raises(ConnectionError):
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n" * 10**6)
+    connection.close()
+
+
 def test_only_so_many_are_taken_on_at_once(server, clips):
     held = []
     for _ in range(AT_ONCE):

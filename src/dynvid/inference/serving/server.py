@@ -50,7 +50,7 @@ def run(
         app: An ASGI application.
         listening: The socket.
         on_start: Called once requests are answered.
-        pause_seconds: In which the headers of a request must have come.
+        pause_seconds: In which the headers of a request must have come, and a client must take what it is sent.
         connections: Most at the same time; others are told 503.
         patience: Seconds in which what was begun must end.
         lifespan: Whether the application wants to be told of its start and end.
@@ -83,15 +83,33 @@ def run(
 
 
 def _protocol(seconds: float) -> type[Any]:
-    """Uvicorn's HTTP, with an end to requests whose headers do not come: it waits for them for ever."""
+    """Uvicorn's HTTP, with an end to clients who do not send their headers, or do not take their answers.
+
+    It waits for both for ever.
+    """
     protocol = require("uvicorn.protocols.http.h11_impl").H11Protocol
 
     class Protocol(protocol):  # type: ignore[misc,valid-type]
         waits: Any = None
+        stuck: Any = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            transport.set_write_buffer_limits(high=0)  # so that writing pauses wherever the client takes nothing more
             self._watch()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self.stuck = self.stuck or self.loop.call_later(seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._unstick()
+
+        def _unstick(self) -> None:
+            if self.stuck:
+                self.stuck.cancel()
+                self.stuck = None
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -99,6 +117,7 @@ def _protocol(seconds: float) -> type[Any]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
+            self._unstick()
             self._watch()
 
         def on_response_complete(self) -> None:
