@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -287,6 +288,13 @@ def test_a_malformed_request_is_refused(server, body, headers, status, said):
     assert said is None or said in answer["error"]
 
 
+@pytest.mark.parametrize("option", ["f*=a; f*0=b", f"f*{'9' * 5000}=b"])
+def test_a_header_that_breaks_its_parser_is_refused(server, option):
+    body = form(b"x").replace(b'name="file"', b'name="file"; ' + option.encode())
+    for headers in (MULTIPART, {"content-type": f"{MULTIPART['content-type']}; {option}"}):
+        assert server.predict(body, **headers)[0] in (400, 422)  # newer versions read on, to what is no video
+
+
 def test_paths_and_methods_are_told(server):
     for method, path, status in [
         *(("GET", "/predict", 405), ("POST", "/metrics", 405), ("DELETE", "/health", 405)),
@@ -324,6 +332,26 @@ def test_what_is_too_large_is_refused_whether_it_says_so_or_not(server):
     )
     assert connection.recv(20).startswith(b"HTTP/1.1 413")
     connection.close()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("why", ["full", "missing"])
+def test_an_upload_without_room_is_refused(server, clips, why, wrapped):
+    body, headers = (form(b"x" * 1_900_000), MULTIPART) if wrapped else (b"x" * 1_900_000, {})
+    temporary, away = server.folder / "temporary", server.folder / "away"
+    limits = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+    if why == "missing":
+        temporary.rename(away)
+    else:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (1_500_000, limits[1]))
+    try:
+        assert server.predict(body, **headers) == (503, {"error": "no room for the upload; try again"})
+    finally:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limits)
+        if why == "missing":
+            away.rename(temporary)
+    assert server.metrics()["dynvid_upload_bytes_held"] == 0
+    assert server.predict(clips[0].read_bytes())[0] == 200
 
 
 @pytest.mark.parametrize("how", ["nothing", "headers", "body", "drop by drop"])

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import Any
@@ -62,6 +63,11 @@ class Upload(SpooledTemporaryFile[bytes]):
         self.bytes = 0
 
     name = "upload"  # what errors call it: neither the sender's name nor the machine's
+
+    def close(self) -> None:
+        """Let go of it, whatever could not be written."""
+        with suppress(OSError):
+            super().close()
 
 
 class Held:
@@ -124,7 +130,7 @@ async def read_upload(headers: dict[str, str], receive: Receive, held: Held, int
         into: Takes the file.
 
     Raises:
-        RefusedError: It carries no file, or more than that, or is too large or too slow.
+        RefusedError: It carries no file, or more than that, or is too large or too slow, or there is no room for it.
         LeftError: The client is gone.
     """
     length = headers.get("content-length", "")
@@ -134,18 +140,21 @@ async def read_upload(headers: dict[str, str], receive: Receive, held: Held, int
         raise RefusedError(415, "content-encoding: send the file as it is")
     kind = headers.get("content-type", "")
     form = _Form(kind, into) if kind.partition(";")[0].strip().lower() == "multipart/form-data" else None
-    async for piece in pieces(receive, held):
-        held.bytes += len(piece)
-        into.bytes += len(piece)
+    try:
+        async for piece in pieces(receive, held):
+            held.bytes += len(piece)
+            into.bytes += len(piece)
+            if form:
+                form.write(piece)
+            else:
+                into.write(piece)
         if form:
-            form.write(piece)
-        else:
-            into.write(piece)
-    if form:
-        form.finish()
-    if not into.tell():
-        raise RefusedError(400, "no file came: send it as the body, or as the field file of a form")
-    into.seek(0)
+            form.finish()
+        if not into.tell():
+            raise RefusedError(400, "no file came: send it as the body, or as the field file of a form")
+        into.seek(0)  # which writes what has not been written
+    except OSError:
+        raise RefusedError(503, "no room for the upload; try again") from None
 
 
 class _Form:
@@ -153,11 +162,9 @@ class _Form:
 
     def __init__(self, content_type: str, into: Upload) -> None:
         library = require("python_multipart")
-        _, options = library.multipart.parse_options_header(content_type)
-        boundary = options.get(b"boundary")
+        boundary = _options(content_type).get(b"boundary")
         if not boundary or len(boundary) > 70:  # RFC 2046
             raise RefusedError(400, "multipart/form-data without a boundary, or with a long one")
-        self._parse_options = library.multipart.parse_options_header
         self._error: type[Exception] = library.exceptions.FormParserError
         self._into, self._parts, self._ended = into, 0, False
         self._headers: dict[bytes, bytes] = {}
@@ -210,9 +217,17 @@ class _Form:
         self._header = self._value = b""
 
     def _on_headers(self) -> None:
-        _, options = self._parse_options(self._headers.get(b"content-disposition", b""))
-        if options.get(b"name") != b"file":
+        if _options(self._headers.get(b"content-disposition", b"")).get(b"name") != b"file":
             raise RefusedError(400, "the form has no field file")
 
     def _on_end(self) -> None:
         self._ended = True
+
+
+def _options(header: str | bytes) -> dict[bytes, bytes]:
+    """What a header states after its first word."""
+    try:
+        options: dict[bytes, bytes] = require("python_multipart").multipart.parse_options_header(header)[1]
+    except Exception:  # older versions let out whatever the standard library raises on `f*=a; f*0=b`, and more
+        raise RefusedError(400, "the form is malformed") from None
+    return options
