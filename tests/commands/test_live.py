@@ -120,6 +120,10 @@ def test_timeline_prints_and_writes_what_is_found(checkpoint, video, tmp_path, c
         (["timeline", "missing.ckpt", "VIDEO", "--out", "TABLE/a.vtt"], "a.vtt: cannot be written (Not a directory)"),
         (["timeline", "CKPT", "VIDEO", "--hop", "0"], "'0': seconds, above 0"),
         (["timeline", "CKPT", "VIDEO", "--min-probability", "2"], "'2': a probability, 0 to 1"),
+        *(
+            (["live", "none.ckpt", "VIDEO", "--audit", "0.5", *limit], f"nothing is audited with {limit[0]};")
+            for limit in (["--deadline-ms", "0"], ["--max-gmacs", "1"], ["--continual"])
+        ),
     ],
 )
 def test_bad_input_is_said_in_one_line(checkpoint, video, arguments, said, tmp_path, capsys):

@@ -448,6 +448,7 @@ def test_what_is_wrong_at_its_start_is_said_in_one_line(server, checkpoint, tmp_
         ([str(checkpoint), "--port", "70000"], "'70000': a port, 0 to 65535"),
         ([str(checkpoint), "--max-upload-mb", "0"], "'0': a number above 0"),
         ([str(tmp_path / "none.ckpt"), "--port", "0"], "none.ckpt"),
+        (["none.ckpt", "--audit", "0.5", "--deadline-ms", "9"], "--audit: nothing is audited with --deadline-ms;"),
     ]:
         with pytest.raises(SystemExit) as ended:
             main(["serve", *arguments])

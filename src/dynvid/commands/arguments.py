@@ -86,6 +86,14 @@ def add_audit(parser: Arguments) -> None:
     )
 
 
+def refuse_audit(parser: Arguments, options: argparse.Namespace, *others: str) -> None:
+    """Refuse `--audit` along with one of the other options, under each of which nothing would be audited."""
+    for name in others:
+        given = getattr(options, name)  # 0 is given, too
+        if options.audit is not None and given is not None and given is not False:
+            parser.error(f"--audit: nothing is audited with --{name.replace('_', '-')}; leave one of them out")
+
+
 def _count(text: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", text) or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r}: a whole number, 1 or more")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from dynvid import strict_json
-from dynvid.commands.arguments import Arguments, add_audit, add_speed
+from dynvid.commands.arguments import Arguments, add_audit, add_speed, refuse_audit
 from dynvid.commands.numbers import number, seconds, tries
 from dynvid.errors import InputError
 from dynvid.text import printable
@@ -41,6 +41,7 @@ def run(arguments: list[str]) -> int:
     add_speed(parser)
     add_audit(parser)
     options = parser.parse_args(arguments)
+    refuse_audit(parser, options, "deadline_ms", "max_gmacs", "continual")
     if options.out is not None:
         check_new_file(options.out)
 

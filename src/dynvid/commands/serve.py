@@ -2,7 +2,7 @@
 
 import sys
 
-from dynvid.commands.arguments import Arguments, add_audit, add_listening, add_speed
+from dynvid.commands.arguments import Arguments, add_audit, add_listening, add_speed, refuse_audit
 from dynvid.commands.numbers import above_zero
 from dynvid.text import printable
 
@@ -38,6 +38,7 @@ def run(arguments: list[str]) -> int:
     add_speed(parser, graphs=True)
     add_audit(parser)
     options = parser.parse_args(arguments)
+    refuse_audit(parser, options, "deadline_ms")
     import os
 
     from dynvid.extras import require
