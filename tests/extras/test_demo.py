@@ -1,5 +1,6 @@
 """The page as people see it: a real server, a real upload, Chromium on a desk and on a phone, a fake camera."""
 
+import asyncio
 import copy
 import io
 import itertools
@@ -13,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,9 +26,10 @@ import torch
 from dynvid import UnifiedExitNet
 from dynvid.calibration import num_candidates
 from dynvid.inference import Recognizer
+from dynvid.inference.serving.uploads import Bounds
 from dynvid.module import DynamicInferenceModule
 from dynvid.policy import ThresholdPolicy
-from dynvid.showcase.page import Demo, Parts
+from dynvid.showcase.page import Demo, Parts, make_app
 from dynvid.showcase.picture import draw, moments, segments
 from dynvid.showcase.walk import watch
 
@@ -300,8 +303,10 @@ def test_no_other_file_is_given_or_taken(server, clip):
         assert b"secret" not in said or b"secret.txt" in said
     head = b'--x\r\ncontent-disposition: form-data; name="files"; filename="../../here/big.mp4"\r\n\r\n'
     kind = {"content-type": "multipart/form-data; boundary=x"}
-    status, _ = ask(f"{url}/gradio_api/upload", head + b"0" * 1_100_000 + b"\r\n--x--\r\n", **kind)
-    assert status == 413
+    file = head + b"0" * 600_000 + b"\r\n"
+    for sent in (head + b"0" * 1_100_000 + b"\r\n--x--\r\n", file + file + b"--x--\r\n"):
+        status, _ = ask(f"{url}/gradio_api/upload", sent, **kind)
+        assert status == 413
     # What was not uploaded is not opened, whoever asks for it: neither a file of the machine nor an address.
     config = json.loads(ask(f"{url}/config")[1])
     shows = [call["id"] for call in config["dependencies"] if call["inputs"] and call["backend_fn"]]
@@ -324,3 +329,37 @@ def test_no_other_file_is_given_or_taken(server, clip):
     with pytest.raises(BlockingIOError):
         listening.accept()
     listening.close()
+
+
+@pytest.mark.parametrize(
+    ("how", "status"), [("stalls", 408), ("drips", 408), ("is too large", 413), ("leaves", 400)]
+)  # who leaves sees none
+def test_an_upload_that_is_refused_leaves_no_file(recognizer, curve, tmp_path, monkeypatch, how, status):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    bounds = Bounds(upload_bytes=10_000, upload_seconds=0.6, pause_seconds=0.3)
+    app, sent, came = make_app(Demo(recognizer, curve), bounds), [], 0
+
+    async def receive():
+        nonlocal came
+        came += 1
+        if came == 1:
+            head = b'--x\r\ncontent-disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
+            return {"type": "http.request", "body": head + b"0" * 5000, "more_body": True}
+        assert len([*filter(Path.is_file, tmp_path.iterdir())]) == 1
+        if how == "leaves":
+            return {"type": "http.disconnect"}
+        await asyncio.sleep({"stalls": 60, "drips": 0.1, "is too large": 0}[how])
+        return {"type": "http.request", "body": b"0" * (5000 if how == "is too large" else 1), "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/gradio_api/upload", "query_string": b"", "root_path": "",
+        "headers": [(b"content-type", b"multipart/form-data; boundary=x"), (b"host", b"x")],
+        "http_version": "1.1", "scheme": "http", "server": ("x", 80), "client": ("127.0.0.1", 1),
+    }  # fmt: skip
+    with ThreadPoolExecutor(1) as executor:  # a loop of its own: Playwright's runs in this thread
+        executor.submit(asyncio.run, app(scope, receive, send)).result(20)
+    assert sent[0]["status"] == status
+    assert not any(map(Path.is_file, tmp_path.iterdir()))

@@ -40,16 +40,18 @@ def run(arguments: list[str]) -> int:
         require("gradio")  # before the model is loaded
         from dynvid.checkpoint import read_checkpoint
         from dynvid.inference import Recognizer
+        from dynvid.inference.serving.uploads import Bounds
         from dynvid.showcase.page import Demo, make_app, warm_up
 
         recognizer = Recognizer.load(options.model, options.device, options.precision, options.optimize)
         curve = read_checkpoint(options.model)["state_dict"]["curve_thresholds"]
         warm_up(recognizer)
-        app = make_app(Demo(recognizer, curve, parts=_parts(recognizer)), int(options.max_upload_mb * 1e6))
+        bounds = Bounds(upload_bytes=int(options.max_upload_mb * 1e6))
+        app = make_app(Demo(recognizer, curve, parts=_parts(recognizer)), bounds)
         said = printable(f"dynvid: {options.model} is shown at {url_of(listening)}")
         answer(
             *(app, listening, lambda: print(said, file=sys.stderr, flush=True)),
-            pause_seconds=10,
+            pause_seconds=bounds.pause_seconds,
             connections=256,
             patience=2,
             lifespan="on",

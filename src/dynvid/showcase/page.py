@@ -17,6 +17,7 @@ from dynvid.calibration import OperatingPoint
 from dynvid.errors import DynvidError
 from dynvid.extras import require
 from dynvid.inference.recognizer import Recognizer
+from dynvid.inference.serving.uploads import Bounds, Held, LeftError, Message, Receive, RefusedError, pieces
 from dynvid.policy import ThresholdPolicy
 from dynvid.showcase.picture import draw, moments, segments, told
 from dynvid.showcase.walk import Walk, settings, watch
@@ -209,12 +210,12 @@ def _as_it_came(video: Any) -> Any:
     return video
 
 
-def make_app(demo: Demo, max_upload_bytes: int) -> Any:
+def make_app(demo: Demo, bounds: Bounds) -> Any:
     """The page as an ASGI application.
 
     Args:
         demo: What it does.
-        max_upload_bytes: Of one file.
+        bounds: Of what is sent to it: the bytes of a request, and the time in which they must have come.
     """
     page = make_page(demo)
     gr = require("gradio")
@@ -227,7 +228,7 @@ def make_app(demo: Demo, max_upload_bytes: int) -> Any:
         run_history=False,
         allowed_paths=[],
         show_error=False,
-        max_file_size=max_upload_bytes,
+        max_file_size=bounds.upload_bytes,
         ssr_mode=False,
         enable_monitoring=False,
         pwa=False,
@@ -237,25 +238,52 @@ def make_app(demo: Demo, max_upload_bytes: int) -> Any:
         ),
         css=css,
     )
-    return _Guarded(app)
+    return _Guarded(app, bounds)
 
 
 class _Guarded:
-    """An application whose answers forbid a page to load anything from elsewhere."""
+    """An application that takes what is sent within bounds, and whose answers forbid a page to load from elsewhere."""
 
-    def __init__(self, app: Any) -> None:
-        self._app = app
+    def __init__(self, app: Any, bounds: Bounds) -> None:
+        self._app, self._bounds = app, bounds
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         policy = "; ".join(f"{kind} {places}" for kind, places in ALLOWED.items())
+        body = _Body(receive, self._bounds)
 
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
                 headers = [(b"content-security-policy", policy.encode()), (b"referrer-policy", b"no-referrer")]
                 message["headers"] = [*message.get("headers", []), *headers]
+                message["status"] = body.refused or message["status"]
             await send(message)
 
-        await self._app(scope, receive, guarded)
+        await self._app(scope, body.receive if scope.get("method") == "POST" else receive, guarded)
+
+
+class _Body:
+    """A request's body on its way, within bounds.
+
+    Attributes:
+        refused: The status of a refusal.
+    """
+
+    def __init__(self, receive: Receive, bounds: Bounds) -> None:
+        self._receive, self._pieces = receive, pieces(receive, Held(bounds))
+        self._ended, self.refused = False, 0
+
+    async def receive(self) -> Message:
+        """As ASGI has it."""
+        if self._ended:
+            return await self._receive()
+        try:
+            piece = await anext(self._pieces, None)
+        except (RefusedError, LeftError) as error:
+            self.refused = getattr(error, "status", 0)
+            # To Gradio a broken form: then it removes the files that it has begun, as it does for nothing else.
+            raise require("gradio.route_utils").MultiPartException(str(error)) from None
+        self._ended = piece is None
+        return {"type": "http.request", "body": piece or b"", "more_body": not self._ended}
 
 
 def setting_in_words(demo: Demo) -> str:
