@@ -1,5 +1,6 @@
 """Requests as they come: each gets what it would get alone, within limits of its own, and none is forgotten."""
 
+import asyncio
 import threading
 from functools import partial
 
@@ -13,6 +14,7 @@ from dynvid.errors import InputError
 from dynvid.inference.pool import GoneError, Limits, Pool, at_once
 from dynvid.inference.preparation import Preparation
 from dynvid.inference.recognizer import Recognizer
+from dynvid.inference.serving.app import App
 from dynvid.inference.serving.metrics import Histogram
 from dynvid.inference.serving.walks import FaultError, Walks
 from dynvid.policy import ThresholdPolicy
@@ -95,6 +97,7 @@ class Prepared(Preparation):
     """Takes numbers for videos."""
 
     def open(self, video):
+        video = video if isinstance(video, bytes) else video.read()
         if video == b"broken":
             raise OSError("broken")
         return Clip(int(video))
@@ -180,6 +183,32 @@ def test_who_leaves_is_dropped_and_a_fault_ends_nobody_else(recognizer, monkeypa
     with pytest.raises(InputError, match="deadline_ms"):
         walks.begin(b"3", good, deadline_ms=float("nan"))
     walks.close()
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"), [(torch.OutOfMemoryError("x"), 503), (MemoryError(), 503), (ZeroDivisionError(), 500)]
+)
+def test_a_full_memory_is_said_to_pass(recognizer, monkeypatch, raised, status):
+    def failing(*_):
+        raise raised
+
+    monkeypatch.setattr(type(recognizer.net), "classify", failing)
+    app, sent = App(recognizer), []
+    body = iter([{"type": "http.request", "body": b"1"}])
+
+    async def receive():
+        return next(body, None) or await asyncio.sleep(20)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"path": "/predict", "method": "POST", "headers": [], "query_string": b""}
+    try:
+        asyncio.run(app(scope, receive, send))
+    finally:
+        app.walks.close()
+    assert sent[0]["status"] == status
+    assert (b"not enough memory" in sent[1]["body"]) == (status == 503)
 
 
 @given(st.lists(st.floats(0, 100, allow_nan=False), max_size=30))

@@ -25,7 +25,7 @@ from dynvid.inference.serving.uploads import (
     Upload,
     read_upload,
 )
-from dynvid.inference.serving.walks import Walk, Walks
+from dynvid.inference.serving.walks import FaultError, Walk, Walks
 from dynvid.routes import Exit
 from dynvid.text import printable
 
@@ -255,12 +255,13 @@ class _Client:
         }
 
 
-def _fault(error: Exception | None) -> tuple[int, str]:
+def _fault(error: BaseException | None) -> tuple[int, str]:
     """Status and reason of what went wrong with a walk; None is that nothing came in time."""
     if error is None:
         return 504, "no exit was reached in time"
     if isinstance(error, VideoError):
         return 422, str(error)
+    error = error.__cause__ if isinstance(error, FaultError) and error.__cause__ else error
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return 503, "not enough memory; try again"
     # Whatever else a decoder raises: not in its own words, which may tell of the machine.

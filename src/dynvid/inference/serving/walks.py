@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class FaultError(Exception):
-    """The machine's fault, or a bug: not the video's."""
+    """The machine's fault, or a bug: not the video's; its cause is what was raised."""
 
 
 @dataclass(eq=False)
@@ -146,11 +146,13 @@ class Walks:
                 moved = self._pool.step()
                 if moved and self._pool.steps:
                     self.on_step(self._pool.steps.pop()[1])
-            except Exception:
+            except Exception as error:
                 logger.exception("dynvid: a step failed")
                 self._pool = self._new_pool()
                 for walk in [*self._walking.values()]:
-                    self._end(walk.number, FaultError("the server failed on it"))
+                    fault = FaultError("the server failed on it")
+                    fault.__cause__ = error.with_traceback(None)  # whose frames hold what fills the memory
+                    self._end(walk.number, fault)
             for number, outcome in self._pool.ended().items():
                 self._end(number, outcome)
             if self._closed and not self._coming and not self._walking:
