@@ -117,6 +117,15 @@ def test_the_slider_moves_along_the_curve(recognizer, curve, clip):
     assert not len(Demo(recognizer, torch.full((9, 4), torch.inf)).rows)  # an uncalibrated net has no slider
 
 
+def test_the_slider_begins_where_no_threshold_is_finite(net, clip):
+    rows = torch.full((3, 4), torch.inf)
+    rows[0], rows[1, 1:] = -torch.inf, -torch.inf
+    demo = Demo(Recognizer(net, ThresholdPolicy(thresholds=rows[1])), rows, pace=0)
+    assert demo.preset == 50
+    assert [len(watch(demo.recognizer, clip, demo.policy(effort)).steps) for effort in (0, 50, 100)] == [1, 2, 4]
+    assert all("result" in demo.show_at_once(str(clip), effort) for effort in (0, 50, 100))
+
+
 def test_what_is_no_video_is_said_without_where_it_lay(recognizer, curve, tmp_path):
     path = tmp_path / "secret" / "notes.mp4"
     path.parent.mkdir()

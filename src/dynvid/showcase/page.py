@@ -145,8 +145,8 @@ class Demo:
         if not len(self.rows):
             return 100
         own = self.recognizer.policy.thresholds.cpu()
-        highest = self.rows[self.rows.isfinite()].max()
-        capped = [rows[..., :-1].clamp(max=float(highest) + 1e-3) for rows in (self.rows, own)]
+        finite = self.rows[self.rows.isfinite()].tolist() or [0.0]
+        capped = [rows[..., :-1].clamp(min(finite) - 1e-3, max(finite) + 1e-3) for rows in (self.rows, own)]
         row = int((capped[0] - capped[1]).abs().sum(-1).argmin())
         return round(100 * row / (len(self.rows) - 1))
 
