@@ -317,6 +317,9 @@ def test_no_other_file_is_given_or_taken(server, clip):
         status, _ = ask(f"{url}/gradio_api/upload", sent, **kind)
         assert status == 413
     # What was not uploaded is not opened, whoever asks for it: neither a file of the machine nor an address.
+    status, said = ask(f"{url}/gradio_api/upload", head + clip.read_bytes() + b"\r\n--x--\r\n", **kind)
+    assert status == 200
+    (uploaded,) = json.loads(said)
     config = json.loads(ask(f"{url}/config")[1])
     shows = [call["id"] for call in config["dependencies"] if call["inputs"] and call["backend_fn"]]
     assert len(shows) == 3
@@ -324,17 +327,19 @@ def test_no_other_file_is_given_or_taken(server, clip):
     listening.settimeout(0)
     named = [str(clip), "/etc/passwd", f"http://127.0.0.1:{listening.getsockname()[1]}/x.mp4"]
     named.append(f"{folder}/temporary/../../{clip.parent.name}/{clip.name}")
-    for path in named:
+    for path in (*named, uploaded):
         for url_of in (None, path):
             for number in shows:
                 data = [{"path": path, "url": url_of, "meta": {"_type": "gradio.FileData"}}, 50]
                 sent = json.dumps({"data": data, "fn_index": number, "session_hash": "x"}).encode()
                 ask(f"{url}/gradio_api/queue/join", sent, **{"content-type": "application/json"})
-            ends, said = time.monotonic() + 30, ""
+            ends, said = time.monotonic() + 60, ""
             with urllib.request.urlopen(f"{url}/gradio_api/queue/data?session_hash=x", timeout=30) as stream:
                 while said.count("process_completed") < len(shows) and time.monotonic() < ends:
                     said += stream.readline().decode()
-            assert said.count("process_completed") == said.count('"success":false') == len(shows)
+            assert said.count("process_completed") == len(shows)
+            completed = [line for line in said.splitlines() if "process_completed" in line]
+            assert [f'"success":{str(path == uploaded).lower()}' in line for line in completed] == [True] * len(shows)
     with pytest.raises(BlockingIOError):
         listening.accept()
     listening.close()
