@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -27,6 +28,7 @@ from dynvid import UnifiedExitNet
 from dynvid.calibration import num_candidates
 from dynvid.inference import Recognizer
 from dynvid.inference.serving.uploads import Bounds
+from dynvid.inference.timeline import timeline
 from dynvid.module import DynamicInferenceModule
 from dynvid.policy import ThresholdPolicy
 from dynvid.showcase.page import Demo, Parts, make_app
@@ -135,6 +137,33 @@ def test_what_is_no_video_is_said_without_where_it_lay(recognizer, curve, tmp_pa
         assert "could not be read as a video" in said
         assert "secret" not in said
     assert "Drop a video" in "".join(demo.show(None))
+
+
+def test_a_long_video_holds_up_no_short_one_and_ends_with_who_asked(recognizer, curve, clip):
+    ended, ends = threading.Event(), time.monotonic() + 20
+
+    def parts(video):
+        try:
+            while time.monotonic() < ends:
+                video.seek(0)
+                timeline(recognizer, video)
+        finally:
+            ended.set()
+        return Parts([], 0.0)
+
+    demo = Demo(recognizer, curve, pace=0, parts=parts)
+    first, second = demo.show_parts(str(clip)), demo.show_parts(str(clip))
+    assert "Watching the whole video" in [next(first), next(first)][-1]
+    assert "Another long video" in next(second)
+    assert "result" in demo.show_at_once(str(clip))
+    assert not ended.is_set()
+    first.close()  # as Gradio does when the page is left
+    assert ended.wait(10)
+    assert "Watching the whole video" in [next(second), next(second)][-1]
+    ended.clear()
+    demo.close()
+    assert ended.is_set()
+    assert time.monotonic() < ends
 
 
 def test_parts_of_a_long_video_are_drawn():

@@ -47,15 +47,19 @@ def run(arguments: list[str]) -> int:
         curve = read_checkpoint(options.model)["state_dict"]["curve_thresholds"]
         warm_up(recognizer)
         bounds = Bounds(upload_bytes=int(options.max_upload_mb * 1e6))
-        app = make_app(Demo(recognizer, curve, parts=_parts(recognizer)), bounds)
+        demo = Demo(recognizer, curve, parts=_parts(recognizer))
+        app = make_app(demo, bounds)
         said = printable(f"dynvid: {options.model} is shown at {url_of(listening)}")
-        answer(
-            *(app, listening, lambda: print(said, file=sys.stderr, flush=True)),
-            pause_seconds=bounds.pause_seconds,
-            connections=256,
-            patience=2,
-            lifespan="on",
-        )
+        try:
+            answer(
+                *(app, listening, lambda: print(said, file=sys.stderr, flush=True)),
+                pause_seconds=bounds.pause_seconds,
+                connections=256,
+                patience=2,
+                lifespan="on",
+            )
+        finally:
+            demo.close()
     return 0
 
 

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dynvid.calibration import OperatingPoint
-from dynvid.errors import DynvidError
+from dynvid.errors import DynvidError, VideoError
 from dynvid.extras import require
 from dynvid.inference.recognizer import Recognizer
 from dynvid.inference.serving.uploads import Bounds, Held, LeftError, Message, Receive, RefusedError, pieces
@@ -42,6 +43,7 @@ with the first part of its network, and asks itself: <b>am I sure?</b> If so, it
 looks at more. Give it a video and watch where it stops.</p></div>"""
 WAITING = "Drop a video into the box, or record a few seconds with the webcam. Here you will see what it looks at."
 WAITING_LONG = "Drop a long video into the box. Here you will see what happens in it, and when."
+WAITING_ITS_TURN = "Another long video is being watched. Yours comes next …"
 SCROLL = """() => {
   const picture = document.getElementById("picture");
   if (picture.getBoundingClientRect().top > 0.6 * innerHeight) picture.scrollIntoView({behavior: "smooth"});
@@ -62,7 +64,9 @@ ALLOWED = {
 
 
 class Demo:
-    """What the page does with a recognizer; one video is computed at a time, so that times can be compared.
+    """What the page does with a recognizer.
+
+    One short video is computed at a time, so that times can be compared; beside it, one long video.
 
     Args:
         recognizer: What answers.
@@ -80,6 +84,7 @@ class Demo:
     ) -> None:
         self.recognizer, self.rows, self.pace, self.parts = recognizer, settings(curve), pace, parts
         self._one = threading.Lock()
+        self._long, self._closed = ThreadPoolExecutor(1, "dynvid-long"), threading.Event()
         self.preset = self._nearest()
 
     def show(self, path: str | None, effort: float | None = None) -> Iterator[str]:
@@ -107,18 +112,33 @@ class Demo:
         return walk if isinstance(walk, str) else draw(walk)
 
     def show_parts(self, path: str | None) -> Iterator[str]:
-        """Find the parts of a long video and show them."""
+        """Find the parts of a long video and show them; the search ends when nobody waits for what is yielded."""
         if path is None or self.parts is None:
             yield told(WAITING_LONG)
             return
-        yield told("Watching the whole video …")
+        left = threading.Event()
+        found = self._long.submit(self._parts, self.parts, path, left)
         try:
-            with self._one, open(path, "rb") as file:
-                found = self.parts(_named(file))
+            while not found.done():
+                yield told("Watching the whole video …" if found.running() else WAITING_ITS_TURN)
+                wait([found], timeout=1)
+            parts = found.result()
         except (DynvidError, OSError) as error:
             yield told(_reason(error, path))
             return
-        yield segments(found.segments, found.saved)
+        finally:
+            left.set()
+            found.cancel()
+        yield segments(parts.segments, parts.saved)
+
+    def close(self) -> None:
+        """End the search through a long video that is under way, so that the process can end."""
+        self._closed.set()
+        self._long.shutdown(cancel_futures=True)
+
+    def _parts(self, parts: Callable[[BinaryIO], Parts], path: str, left: threading.Event) -> Parts:
+        with open(path, "rb") as file:
+            return parts(_named(file, lambda: left.is_set() or self._closed.is_set()))
 
     def policy(self, effort: float | None) -> ThresholdPolicy:
         """The policy at a place of the slider."""
@@ -187,7 +207,7 @@ def make_page(demo: Demo) -> Any:
         shown = video.change(demo.show, [video, effort], picture, concurrency_limit=8, **options)
         effort.release(demo.show_at_once, [video, effort], picture, cancels=[shown], concurrency_limit=8, **options)
         if demo.parts:
-            long.change(demo.show_parts, long, timeline, concurrency_limit=2, **options)
+            long.change(demo.show_parts, long, timeline, concurrency_limit=8, **options)
     page.queue(max_size=32)
     return page
 
@@ -318,13 +338,19 @@ def warm_up(recognizer: Recognizer) -> None:
 class _Named:
     name = "this file"
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+    def __init__(self, file: BinaryIO, is_over: Callable[[], bool]) -> None:
+        self._file, self._is_over = file, is_over
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if self._is_over():
+            raise VideoError("nobody waits for it")
+        return self._file.read(size)
 
 
-def _named(file: BinaryIO) -> BinaryIO:
-    """A file under a name that tells nothing of the machine."""
-    return cast(BinaryIO, _Named(file))
+def _named(file: BinaryIO, is_over: Callable[[], bool] = lambda: False) -> BinaryIO:
+    """A file under a name that tells nothing of the machine, which is not read further once it `is_over`."""
+    return cast(BinaryIO, _Named(file, is_over))
 
 
 def _reason(error: Exception, path: str) -> str:
