@@ -1,6 +1,7 @@
 """Requests as they come: each gets what it would get alone, within limits of its own, and none is forgotten."""
 
 import asyncio
+import json
 import threading
 from functools import partial
 
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 
 from dynvid import UnifiedExitNet
 from dynvid.errors import InputError
+from dynvid.inference.export import Step
 from dynvid.inference.pool import GoneError, Limits, Pool, at_once
 from dynvid.inference.preparation import Preparation
 from dynvid.inference.recognizer import Recognizer
+from dynvid.inference.runtimes import Program
 from dynvid.inference.serving.app import App
 from dynvid.inference.serving.metrics import Histogram
 from dynvid.inference.serving.walks import FaultError, Walks
@@ -185,6 +188,26 @@ def test_who_leaves_is_dropped_and_a_fault_ends_nobody_else(recognizer, monkeypa
     walks.close()
 
 
+def posted(recognizer, sent):
+    """Status and body of the answer to a request."""
+    app, said = App(recognizer), []
+    app.warm_up()
+    body = iter([{"type": "http.request", "body": sent}])
+
+    async def receive():
+        return next(body, None) or await asyncio.sleep(20)
+
+    async def send(message):
+        said.append(message)
+
+    scope = {"path": "/predict", "method": "POST", "headers": [], "query_string": b""}
+    try:
+        asyncio.run(app(scope, receive, send))
+    finally:
+        app.walks.close()
+    return said[0]["status"], json.loads(said[1]["body"])
+
+
 @pytest.mark.parametrize(
     ("raised", "status"), [(torch.OutOfMemoryError("x"), 503), (MemoryError(), 503), (ZeroDivisionError(), 500)]
 )
@@ -192,23 +215,33 @@ def test_a_full_memory_is_said_to_pass(recognizer, monkeypatch, raised, status):
     def failing(*_):
         raise raised
 
+    monkeypatch.setattr(App, "warm_up", lambda _: None)
     monkeypatch.setattr(type(recognizer.net), "classify", failing)
-    app, sent = App(recognizer), []
-    body = iter([{"type": "http.request", "body": b"1"}])
+    got, answer = posted(recognizer, b"1")
+    assert got == status
+    assert ("not enough memory" in answer["error"]) == (status == 503)
 
-    async def receive():
-        return next(body, None) or await asyncio.sleep(20)
 
-    async def send(message):
-        sent.append(message)
+def test_exported_steps_are_served_as_their_net_is(recognizer):
+    def step_at(position):
+        step = Step(recognizer.net, position)
 
-    scope = {"path": "/predict", "method": "POST", "headers": [], "query_string": b""}
-    try:
-        asyncio.run(app(scope, receive, send))
-    finally:
-        app.walks.close()
-    assert sent[0]["status"] == status
-    assert (b"not enough memory" in sent[1]["body"]) == (status == 503)
+        @torch.no_grad()
+        def run(given):
+            tensors = [torch.from_numpy(x) for x in given]
+            frames, state = (tensors[0], tensors[1:]) if step.frames else (None, tensors)
+            return [x.numpy() for x in step(frames, *state)]
+
+        return run
+
+    program = Program(recognizer.net, [step_at(position) for position in range(4)])
+    exported = Recognizer(program, recognizer.policy)
+    exported.preparation = recognizer.preparation
+    (status, found), (_, expected) = (posted(one, b"1") for one in (exported, recognizer))
+    assert status == 200
+    for key in ("label", "exit", "frames_read", "gmacs"):
+        assert found[key] == expected[key]
+    assert len(found["trace"]) == len(expected["trace"]) > 1
 
 
 @given(st.lists(st.floats(0, 100, allow_nan=False), max_size=30))
