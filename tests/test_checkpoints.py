@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 from contextlib import contextmanager
+from uuid import uuid4
 
 import fsspec
 import pytest
@@ -218,7 +219,7 @@ def test_a_kill_while_writing_leaves_the_file_before_and_nothing_for_long(tmp_pa
 
 
 def test_what_another_process_still_writes_stays(tmp_path):
-    busy = tmp_path / ".0123.unfinished"
+    busy = tmp_path / f".{uuid4().hex}.unfinished"
     with busy.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         write_whole(tmp_path / "own.ckpt", b"x")

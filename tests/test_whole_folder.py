@@ -11,7 +11,7 @@ import pytest
 
 import dynvid
 from dynvid.errors import InputError, MissingFileError
-from dynvid.whole import UNFINISHED, whole_folder
+from dynvid.whole import UNFINISHED, whole_folder, write_whole
 
 HANGS = """
 import sys, time
@@ -23,10 +23,26 @@ with whole_folder(sys.argv[1]) as folder:
     time.sleep(60)
 """
 
+WRITES = """
+import sys, time
+from dynvid.whole import whole_folder
+end, count = time.monotonic() + 3, 0
+while time.monotonic() < end:
+    with whole_folder(f"{sys.argv[1]}_{count}") as folder:
+        (folder / "file").write_text("x")
+    count += 1
+print(count)
+"""
+
+
+def start(code, path):
+    environment = os.environ | {"PYTHONPATH": str(Path(dynvid.__file__).parents[1])}
+    call = [sys.executable, "-c", code, path]
+    return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
 
 def start_filling(path):
-    environment = os.environ | {"PYTHONPATH": str(Path(dynvid.__file__).parents[1])}
-    process = subprocess.Popen([sys.executable, "-c", HANGS, path], stdout=subprocess.PIPE, text=True, env=environment)
+    process = start(HANGS, path)
     assert process.stdout.readline() == "filling\n"
     return process
 
@@ -107,9 +123,33 @@ def test_a_killed_writer_leaves_no_folder_and_the_next_one_tidies_up_after_it_on
         alive.kill()
         alive.wait()
         for process in (alive, killed):
-            process.stdout.close()
+            process.communicate()
     begun = time.monotonic()
     with whole_folder(tmp_path / "again"):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "new"]
     assert time.monotonic() - begun < 5
+
+
+def test_what_others_call_unfinished_stays(tmp_path):
+    (tmp_path / ".thesis.unfinished").mkdir()
+    (tmp_path / ".thesis.unfinished" / "chapter").write_text("mine")
+    (tmp_path / ".song.unfinished").write_text("mine")
+    with whole_folder(tmp_path / "new"):
+        pass
+    write_whole(tmp_path / "file", b"x")
+    assert (tmp_path / ".thesis.unfinished" / "chapter").read_text() == "mine"
+    assert (tmp_path / ".song.unfinished").read_text() == "mine"
+
+
+def test_writers_into_one_parent_never_take_what_another_has_begun(tmp_path):
+    processes = [start(WRITES, tmp_path / name) for name in "abc"]
+    counts = []
+    for process in processes:
+        out, error = process.communicate(timeout=60)
+        assert process.returncode == 0, error
+        counts.append(int(out))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        f"{name}_{k}" for name, count in zip("abc", counts, strict=True) for k in range(count)
+    )
+    assert all((path / "file").read_text() == "x" for path in tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """Files and folders that are whole or absent, whatever stops the process that writes them."""
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -134,17 +135,25 @@ def _sync(path: Path) -> None:
 def _begin_folder(parent: Path) -> tuple[Path, int | None]:
     """A new folder that nobody takes for a leftover, and the lock that says so."""
     while True:
-        folder = parent / f".{uuid4().hex}{UNFINISHED}"
+        folder = parent / _name()
         folder.mkdir()
-        lock = _locked(folder)
+        try:
+            lock = _locked(folder)
+        except (FileNotFoundError, BlockingIOError):
+            continue  # another writer, there between the two lines, took it for a leftover, and removes it
         if folder.exists():
             return folder, lock
         if lock is not None:
-            os.close(lock)  # another writer was there between the two lines and has removed it
+            os.close(lock)
 
 
 def _locked(folder: Path) -> int | None:
-    """Hold the lock of a folder until the file descriptor is closed; None where somebody else does, or nobody can."""
+    """Hold the lock of a folder until the file descriptor is closed; None on a system or file system without locks.
+
+    Raises:
+        BlockingIOError: Somebody else holds it.
+        FileNotFoundError: The folder is gone.
+    """
     if sys.platform == "win32":
         return None
     import fcntl
@@ -152,15 +161,17 @@ def _locked(folder: Path) -> int | None:
     file = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         os.close(file)
+        if isinstance(error, BlockingIOError):
+            raise
         return None
     return file
 
 
 def _remove_folders_left(parent: Path) -> None:
     """Remove the folders that killed processes left: whoever still fills one holds its lock."""
-    for leftover in parent.glob(f".*{UNFINISHED}"):
+    for leftover in _left(parent):
         with suppress(OSError):
             if leftover.is_dir() and not leftover.is_symlink() and (lock := _locked(leftover)) is not None:
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -192,10 +203,21 @@ def hold(path: Path) -> IO[bytes] | None:
     return file
 
 
+def _name() -> str:
+    """What a file or folder is called until it is whole."""
+    return f".{uuid4().hex}{UNFINISHED}"
+
+
+def _left(folder: Path) -> list[Path]:
+    """What is in a folder by such a name; whatever else is called unfinished there is somebody's own."""
+    ours = re.compile(rf"\.[0-9a-f]{{32}}\{UNFINISHED}")
+    return [path for path in folder.glob(f".*{UNFINISHED}") if ours.fullmatch(path.name)]
+
+
 def _begin(folder: Path) -> tuple[Path, IO[bytes]]:
     """A new file that nobody takes for a leftover, since this process holds its lock."""
     while True:
-        path = folder / f".{uuid4().hex}{UNFINISHED}"
+        path = folder / _name()
         file = path.open("xb")
         _lock(file, wait=True)
         if path.exists():
@@ -205,7 +227,7 @@ def _begin(folder: Path) -> tuple[Path, IO[bytes]]:
 
 def _remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left: whoever still writes a file holds a lock on it."""
-    for leftover in folder.glob(f".*{UNFINISHED}"):
+    for leftover in _left(folder):
         with suppress(OSError), leftover.open("rb+") as file:
             if _lock(file):
                 leftover.unlink()
