@@ -1,6 +1,9 @@
 """`dynvid export`: what it writes, whose report it finds, and what it refuses before any work."""
 
 import json
+import os
+import shutil
+import tempfile
 
 import pytest
 import torch
@@ -78,6 +81,33 @@ def test_a_report_is_named_or_refused_where_it_is_of_others(runs, tmp_path, caps
         (line,) = capsys.readouterr().err.splitlines()
         assert reason in line
         assert not (tmp_path / "b").exists()
+
+
+def test_only_runs_are_looked_into_for_a_report(runs, tmp_path, capsys):
+    other = tmp_path / "me" / "models"
+    other.mkdir(parents=True)
+    shutil.copy(runs / "version_0" / "checkpoints" / "best.ckpt", other)
+    shutil.copytree(runs / "version_1", tmp_path / "somebody")
+    assert export(other / "best.ckpt", tmp_path / "new") == 0
+    assert "report: " not in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_sibling_that_may_not_be_looked_into_is_passed_over(runs, capsys):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are private
+        shutil.copytree(runs, f"{folder}/runs")
+        os.mkdir(f"{folder}/runs/private", mode=0o700)
+        os.mkdir(f"{folder}/out")
+        for path in (folder, f"{folder}/runs", f"{folder}/out", f"{folder}/runs/version_0/checkpoints/best.ckpt"):
+            os.chmod(path, 0o777)
+        os.seteuid(65534)
+        try:
+            code = export(f"{folder}/runs/version_0/checkpoints/best.ckpt", f"{folder}/out/new")
+        finally:
+            os.seteuid(0)
+        assert code == 0, capsys.readouterr().err
+        with open(f"{folder}/out/new/README.md") as file:
+            assert "set 1" in file.read()
 
 
 @pytest.mark.parametrize(

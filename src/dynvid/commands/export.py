@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,16 +135,26 @@ def _report(given: str | None, place: Path, checkpoint: Mapping[str, Any]) -> Ma
         if not _is_of(report, weights, levels):
             raise InputError(f"{path}: is of other weights or thresholds than the model has")
         return report
-    place = place.absolute()
-    # Runs of `dynvid test` lie beside that of the checkpoint: RUN/checkpoints/best.ckpt, ANOTHER_RUN/report.json.
-    near = [place.parent, *place.parents[1:2], *(place.parents[2].glob("*/") if len(place.parents) > 2 else [])]
-    paths = {path for path in (folder / "report.json" for folder in near) if path.is_file()}
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+    for path in _near(place.absolute()):
         report = _read_report(path)
         if report is not None and _is_of(report, weights, levels) and report["split"] == "test":
             print(f"report: {printable(path)}")
             return report
     return None
+
+
+def _near(place: Path) -> list[Path]:
+    """Reports beside a model, the newest first; what cannot be read is passed over."""
+    folders = [place.parent]
+    if place.parent.name == "checkpoints":  # of RUN/checkpoints/best.ckpt: a run of `dynvid test` lies beside RUN
+        run = place.parents[1]
+        folders += [run, *run.parent.glob("*/")]
+    found = {}
+    for path in (folder / "report.json" for folder in folders):
+        with suppress(OSError):
+            if path.is_file():
+                found[path] = path.stat().st_mtime
+    return sorted(found, key=lambda path: found[path], reverse=True)
 
 
 def _read_report(path: Path) -> dict[str, Any] | None:
