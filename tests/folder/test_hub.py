@@ -25,7 +25,8 @@ def folder(scramble_net, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub") / "model"
     Recognizer(net, ThresholdPolicy(thresholds=[0.5, 0.5, 0.5, 0.0]), list("abcde")).save(folder)
     (folder / "onnx").mkdir()
-    (folder / "onnx" / "step_1.onnx").write_bytes(b"graph")
+    for k in range(1, 5):
+        (folder / "onnx" / f"step_{k}.onnx").write_bytes(b"graph")
     (folder / "onnx" / "run.py").write_text("never fetched")
     (folder / "malware.py").write_text("never fetched")
     return folder

@@ -1,5 +1,8 @@
 """A recognizer saved is the model that it was loaded from, whatever was done to make it fast."""
 
+import os
+import shutil
+
 import pytest
 import torch
 
@@ -95,3 +98,52 @@ def test_runtimes_that_a_folder_is_not_fit_for_are_refused(checkpoint, tmp_path,
 def test_a_checkpoint_has_no_graphs(checkpoint):
     with pytest.raises(InputError, match=r"best.ckpt: has no graphs; `dynvid export .* --runtime onnx` makes some"):
         Recognizer.load(checkpoint, runtime="onnx")
+
+
+@pytest.fixture
+def with_graphs(checkpoint, tmp_path):
+    """A folder with graphs; what they hold is nobody's business where they are only copied."""
+    folder = tmp_path / "models--user--name" / "snapshots" / "abc"
+    Recognizer.load(checkpoint).save(folder)
+    for name in ("onnx", "openvino"):
+        (folder / name).mkdir()
+        for k in range(1, 5):
+            for ending in [".onnx"] if name == "onnx" else [".xml", ".bin"]:
+                (folder / name / f"step_{k}{ending}").write_text(f"{name} {k}{ending}")
+    return folder
+
+
+def test_graphs_are_taken_along_and_nothing_else(with_graphs, tmp_path):
+    (with_graphs / "onnx" / "step_notes.txt").write_text("mine")
+    (with_graphs / "onnx" / "step_5.onnx").write_text("of another net")
+    blobs = with_graphs.parents[1] / "blobs"
+    blobs.mkdir()
+    shutil.move(with_graphs / "onnx" / "step_2.onnx", blobs / "def")
+    (with_graphs / "onnx" / "step_2.onnx").symlink_to("../../../blobs/def")  # as the cache of the hub has them
+    Recognizer.load(with_graphs).save(tmp_path / "new")
+    assert sorted(os.listdir(tmp_path / "new" / "onnx")) == [f"step_{k}.onnx" for k in range(1, 5)]
+    assert (tmp_path / "new" / "onnx" / "step_2.onnx").read_text() == "onnx 2.onnx"
+    assert not (tmp_path / "new" / "onnx" / "step_2.onnx").is_symlink()
+    assert len(os.listdir(tmp_path / "new" / "openvino")) == 8
+
+
+@pytest.mark.parametrize("name", ["onnx/step_2.onnx", "openvino/step_1.bin", "openvino"])
+@pytest.mark.parametrize("kind", ["absolute", "relative", "blobs of no cache"])
+def test_links_to_elsewhere_are_not_handed_on(with_graphs, tmp_path, name, kind):
+    folder, secret = with_graphs, tmp_path / "secret"
+    if kind == "blobs of no cache":
+        folder, secret = tmp_path / "snapshots" / "model", tmp_path / "blobs"
+        shutil.copytree(with_graphs, folder)
+    path = folder / name
+    shutil.move(path, secret)
+    path.symlink_to(os.path.relpath(secret, path.parent) if kind == "relative" else secret)
+    with pytest.raises(InputError, match=r"step_\d\.\w+: is a link to outside of the folder") as caught:
+        Recognizer.load(folder).save(tmp_path / "new")
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_graphs_that_are_not_whole_are_said(with_graphs, tmp_path):
+    (with_graphs / "openvino" / "step_3.bin").unlink()
+    with pytest.raises(MissingFileError, match=r"step_3.bin: no such file; the graphs are not whole"):
+        Recognizer.load(with_graphs).save(tmp_path / "new")

@@ -10,10 +10,10 @@ import torch
 from dynvid.calibration import OperatingPoint, num_candidates
 from dynvid.checkpoint import net_from_checkpoint, read_checkpoint
 from dynvid.data.sampling import Sampling
-from dynvid.errors import InputError
+from dynvid.errors import InputError, MissingFileError
 from dynvid.folder import Card, Int8, model_card, read_int8, write_files
 from dynvid.folder.files import CONFIG, WEIGHTS
-from dynvid.inference.export import GraphRuntime, export_graphs
+from dynvid.inference.export import GraphRuntime, export_graphs, graph_name
 from dynvid.nets import ExitNet
 from dynvid.policy import ThresholdPolicy
 from dynvid.whole import check_new_folder, whole_folder
@@ -54,28 +54,54 @@ def save_model(
         graphs_of: A folder of the same weights, whose graphs are taken along.
 
     Raises:
+        FileNotFoundError: A graph that is to be taken along is missing.
         ValueError: There is a folder that holds something, it cannot be written, parts of the checkpoint do not fit
-            together, or the net cannot be exported.
+            together, the net cannot be exported, or a graph that is to be taken along is a link to elsewhere.
     """
     check_new_folder(folder)
     net = net_from_checkpoint(checkpoint, source).eval()
     made = {*runtimes, *(["int8"] if int8 else [])}
-    kept = {n: graphs_of / n for n in GRAPHS if graphs_of and n not in made and (graphs_of / n).is_dir()}
+    kept = [name for name in GRAPHS if graphs_of and name not in made and (graphs_of / name).is_dir()]
+    graphs = _files(graphs_of, kept, len(net.route)) if graphs_of else []
     said = int8.said if int8 else None
     if graphs_of and "int8" in kept:
         said = read_int8(graphs_of, len(net.route))
     card = model_card(checkpoint, net, Card(report, [*kept, *runtimes], said))
     with whole_folder(folder) as inside:
         write_files(inside, checkpoint, net, card, said)
-        for name, graphs in kept.items():
+        for name in kept:
             (inside / name).mkdir()
-            for graph in sorted(graphs.glob("step_*")):
-                shutil.copyfile(graph, inside / name / graph.name)
+        for graph in graphs:
+            shutil.copyfile(graph, inside / graph.parent.name / graph.name)
         for runtime in runtimes:
             export_graphs(net, inside / runtime, runtime)
         if int8:
             (inside / "int8").mkdir()
             int8.write(inside / "int8")
+
+
+def _files(folder: Path, names: Sequence[str], exits: int) -> list[Path]:
+    """The files of a folder's graphs, as they are written; a stranger's folder must not make others of it.
+
+    Raises:
+        FileNotFoundError: One is missing.
+        ValueError: One is a link to elsewhere, which would be handed on as a graph.
+    """
+    files = []
+    for name in names:
+        for k in range(exits):
+            graph = folder / name / graph_name("onnx" if name == "onnx" else "openvino", k)
+            files += [graph] if name == "onnx" else [graph, graph.with_suffix(".bin")]
+    real = folder.resolve()
+    places = [real]
+    if real.parent.name == "snapshots" and real.parents[1].name.startswith("models--"):
+        places.append(real.parents[1] / "blobs")  # which the hub's cache links to
+    for file in files:
+        if not file.is_file():
+            raise MissingFileError(f"{file}: no such file; the graphs are not whole, `dynvid export` makes new ones")
+        if not any(file.resolve().is_relative_to(place) for place in places):
+            raise InputError(f"{file}: is a link to outside of the folder, which is not copied; put the file there")
+    return files
 
 
 class Loaded(NamedTuple):
