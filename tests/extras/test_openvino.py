@@ -90,6 +90,14 @@ def test_int8_has_a_promise_of_its_own_and_never_that_of_float32(scramble, clips
     # What float32 and int8 say of the same clips is counted on the clips that calibrated.
     assert graphs["videos"] < len(clips)
     assert read_checkpoint(tmp_path / "new0.25")["dynvid"]["operating_point"]["target"] == 0.01
+    int8.save(tmp_path / "again")
+    for precision, like in (("int8", int8), ("float32", Recognizer.load(tmp_path / "new0.25"))):
+        again = Recognizer.load(tmp_path / "again", runtime="openvino", precision=precision)
+        assert torch.equal(again.policy.thresholds, like.policy.thresholds)
+        assert again.point == like.point
+    int8.policy.thresholds[0] = 0.75
+    with pytest.raises(InputError, match=r"new0.25: thresholds changed by hand: its int8 graphs"):
+        int8.save(tmp_path / "changed")
 
 
 def test_graphs_that_are_damaged_are_refused_in_one_line(scramble, clips, tmp_path):

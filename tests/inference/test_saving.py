@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -49,6 +50,62 @@ def test_thresholds_that_were_changed_by_hand_are_saved_without_the_promise(chec
     again = Recognizer.load(tmp_path / "new")
     assert again.policy.thresholds[0] == 0.75
     assert str(again.point) == "no promise: thresholds were given by hand"
+
+
+def test_names_that_were_changed_are_saved_and_the_promise_stays(checkpoint, tmp_path):
+    recognizer = Recognizer.load(checkpoint)
+    recognizer.class_names[0] = "other"
+    recognizer.save(tmp_path / "new")
+    again = Recognizer.load(tmp_path / "new")
+    assert again.class_names == ["other", *"bcde"]
+    assert again.point == POINT
+    recognizer.class_names = ["too few"]
+    with pytest.raises(InputError, match="class_names has 1 names, the net 5 classes"):
+        recognizer.save(tmp_path / "other")
+
+
+def warmer(recognizer):
+    recognizer.policy.temperatures = (2.0, 1.0, 1.0, 1.0)
+
+
+def by_margin(recognizer):
+    recognizer.policy.take_score("margin")
+
+
+def cheaper(recognizer):
+    recognizer.preparation = recognizer.preparation._replace(sampling="cheap")
+
+
+@pytest.mark.parametrize("change", [warmer, by_margin, cheaper])
+def test_whatever_answers_depend_on_is_saved_as_it_is_now_without_the_promise(checkpoint, tmp_path, change):
+    recognizer = Recognizer.load(checkpoint)
+    change(recognizer)
+    recognizer.save(tmp_path / "new")
+    again = Recognizer.load(tmp_path / "new")
+    assert again.policy.temperatures == recognizer.policy.temperatures
+    assert again.policy.score_name == recognizer.policy.score_name
+    assert again.preparation == recognizer.preparation
+    assert str(again.point) == "no promise: thresholds were given by hand"
+
+
+def test_a_point_that_belongs_to_new_thresholds_is_saved_with_them(checkpoint, tmp_path):
+    recognizer = Recognizer.load(checkpoint)
+    recognizer.policy.thresholds[0] = 0.75
+    recognizer.point = replace(POINT, target=0.02)
+    recognizer.save(tmp_path / "new")
+    again = Recognizer.load(tmp_path / "new")
+    assert again.policy.thresholds[0] == 0.75
+    assert again.point == recognizer.point
+
+
+def test_int8_thresholds_do_not_follow_what_was_changed_by_hand(checkpoint, tmp_path):
+    Recognizer.load(checkpoint).save(tmp_path / "model")
+    (tmp_path / "model" / "int8").mkdir()
+    recognizer = Recognizer.load(tmp_path / "model")
+    warmer(recognizer)
+    with pytest.raises(InputError, match=r"model: temperatures changed by hand: its int8 graphs have .*--int8 VIDEOS"):
+        recognizer.save(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_source_that_is_another_by_now_is_not_saved(checkpoint, tmp_path):

@@ -22,7 +22,7 @@ from dynvid.inference.pool import Answer, Limits, Outcome, Pool, Submit, at_once
 from dynvid.inference.preparation import Preparation, Source
 from dynvid.inference.recipe import Optimize, Precision, Recipe, prepare
 from dynvid.inference.runtimes import Program, Runtime, load_program
-from dynvid.inference.saving import Loaded, as_checkpoint, save_model
+from dynvid.inference.saving import Given, Loaded, as_checkpoint, save_model
 from dynvid.nets import ExitNet
 from dynvid.policy import ThresholdPolicy
 from dynvid.routes import Exit
@@ -175,7 +175,7 @@ class Recognizer(Shared):
         recognizer.preparation = recognizer.preparation._replace(sampling=saved.get("sampling", "center"))
         if saved.get("gmacs"):
             *recognizer.gmacs, recognizer.full_gmacs = saved["gmacs"]
-        recognizer._loaded = Loaded.at(place, recognizer.policy)
+        recognizer._loaded = Loaded.at(place, recognizer._given(), precision == "int8")
         return recognizer
 
     def notes(self) -> list[str]:
@@ -191,7 +191,8 @@ class Recognizer(Shared):
         """Write the model as a folder that `load` reads: weights, description, thresholds and a card.
 
         The weights are those of the checkpoint or folder that it was loaded from, which is read again; a net that was
-        given by hand is written as it is.
+        given by hand is written as it is. Class names, thresholds and all else that may be changed are written as they
+        are now; where labels or exits depend on what was changed, the old promise is not.
 
         Args:
             folder: Where; nothing is replaced, so it must not be there, or be empty.
@@ -202,12 +203,15 @@ class Recognizer(Shared):
                 itself, or cannot be exported.
         """
         if self._loaded is not None:
-            self._loaded.save(folder, self.policy, runtimes)
+            self._loaded.save(folder, self._given(), runtimes)
             return
         if isinstance(self.net, Program):
             raise InputError("a program given by hand has no weights: save the net that it was exported from")
         given = self.net, self.policy, self.class_names, self.point, self.calibrated, self.preparation.sampling
         save_model(folder, as_checkpoint(*given), "this net", runtimes)
+
+    def _given(self) -> Given:
+        return Given.of(self.policy, self.class_names, self.point, self.preparation.sampling)
 
     def __call__(self, video: Source, max_gmacs: float | None = None, deadline_ms: float | None = None) -> Recognition:
         """Label one video.

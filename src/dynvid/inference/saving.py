@@ -104,39 +104,90 @@ def _files(folder: Path, names: Sequence[str], exits: int) -> list[Path]:
     return files
 
 
+class Given(NamedTuple):
+    """What its user may change of a recognizer, by the names of a checkpoint.
+
+    Attributes:
+        thresholds: Of the policy, as are the score and temperatures.
+        score: Its name.
+        temperatures: One per exit.
+        sampling: Of the preparation.
+        class_names: Names of the classes.
+        point: What the thresholds were asked to do.
+    """
+
+    thresholds: list[float]
+    score: str
+    temperatures: list[float]
+    sampling: Sampling
+    class_names: list[str] | None
+    point: OperatingPoint | None
+
+    @classmethod
+    def of(
+        cls,
+        policy: ThresholdPolicy,
+        class_names: Sequence[str] | None,
+        point: OperatingPoint | None,
+        sampling: Sampling,
+    ) -> Self:
+        """As it is now."""
+        names = None if class_names is None else list(class_names)
+        temperatures = [float(x) for x in policy.temperatures]
+        return cls(policy.thresholds.tolist(), policy.score_name, temperatures, sampling, names, point)
+
+
 class Loaded(NamedTuple):
     """What a model was loaded from, to be read again: nets made fast no longer have its weights.
 
     Attributes:
         place: The file or folder.
         stamp: Sizes and times of its files.
-        thresholds: As they were loaded.
+        given: As it was loaded.
+        int8: Whether thresholds and promise are those of the int8 graphs.
     """
 
     place: Path
     stamp: tuple[tuple[int, int], ...]
-    thresholds: tuple[float, ...]
+    given: Given
+    int8: bool
 
     @classmethod
-    def at(cls, place: Path, policy: ThresholdPolicy) -> Self:
+    def at(cls, place: Path, given: Given, int8: bool) -> Self:
         """As it lies there now."""
-        return cls(place, _stamp(place), tuple(policy.thresholds.tolist()))
+        return cls(place, _stamp(place), given, int8)
 
-    def save(self, folder: str | Path, policy: ThresholdPolicy, runtimes: Sequence[GraphRuntime] = ()) -> None:
-        """Write it as a folder; thresholds that were changed by hand since promise nothing.
+    def save(self, folder: str | Path, now: Given, runtimes: Sequence[GraphRuntime] = ()) -> None:
+        """Write it as a folder, with what was changed since; a promise does not outlive what it was made for.
 
         Raises:
-            ValueError: See `save_model`; or there is something else by now at the place.
+            ValueError: See `save_model`; or there is something else by now at the place, or what was changed does not
+                hold for its int8 graphs.
         """
         check_new_folder(folder)
         if _stamp(self.place) != self.stamp:
             raise InputError(f"{self.place}: is not what was loaded any more; load it again")
-        checkpoint = read_checkpoint(self.place)
-        if self.thresholds != tuple(policy.thresholds.tolist()):
-            given = policy.thresholds.cpu()
-            checkpoint["state_dict"]["policy.thresholds"] = given
-            point = OperatingPoint("thresholds", full_inference=bool(given[:-1].isposinf().all()))
-            checkpoint["dynvid"] |= {"operating_point": point.plain(), "calibrated": True}
+        checkpoint, before = read_checkpoint(self.place), self.given._asdict()
+        saved, state = checkpoint["dynvid"], checkpoint["state_dict"]
+        changed = {name: value for name, value in now._asdict().items() if value != before[name]}
+        answers = changed.keys() - {"class_names", "point"}  # what labels and exits depend on
+        other_scores = answers - {"thresholds"}
+        of_int8 = changed.keys() - {"class_names"} if self.int8 else other_scores
+        if of_int8 and (self.place / "int8").is_dir():
+            raise InputError(
+                f"{self.place}: {', '.join(sorted(of_int8))} changed by hand: its int8 graphs have thresholds of their "
+                "own, which `dynvid export MODEL NEW_FOLDER --int8 VIDEOS` finds"
+            )
+        saved |= {name: changed[name] for name in changed.keys() - {"thresholds", "point"}}
+        if "thresholds" in changed:
+            state["policy.thresholds"], saved["calibrated"] = torch.tensor(now.thresholds), True
+        if other_scores:
+            state["curve_thresholds"] = torch.full_like(state["curve_thresholds"], torch.inf)
+        point = now.point
+        if "point" not in changed and ("thresholds" in changed or (answers and point is not None)):
+            point = OperatingPoint("thresholds", full_inference=all(x == torch.inf for x in now.thresholds[:-1]))
+        if not self.int8:
+            saved["operating_point"] = None if point is None else point.plain()
         graphs_of = self.place if self.place.is_dir() else None
         save_model(folder, checkpoint, self.place, runtimes, graphs_of=graphs_of)
 
