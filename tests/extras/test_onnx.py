@@ -89,6 +89,43 @@ def test_graphs_that_are_damaged_or_of_another_step_are_refused_in_one_line(mode
         first.write_bytes(whole)
 
 
+def written(path, dtype, values):
+    """A graph that takes frames and gives these numbers, one row for each video."""
+    import onnx
+    from onnx import helper
+
+    kind, batch = getattr(onnx.TensorProto, dtype), helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Shape", ["frames"], ["videos"], start=0, end=1),
+        helper.make_node("Constant", [], ["one"], value=helper.make_tensor("", onnx.TensorProto.INT64, [1], [1])),
+        helper.make_node("Constant", [], ["row"], value=helper.make_tensor("", kind, [1, len(values)], values)),
+        helper.make_node("Concat", ["videos", "one"], ["times"], axis=0),
+        helper.make_node("Tile", ["row", "times"], ["logits"]),
+    ]
+    frames = batch("frames", onnx.TensorProto.UINT8, ["b", 6, 3, 32, 32])
+    graph = helper.make_graph(nodes, "g", [frames], [batch("logits", kind, ["b", len(values)])])
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+    )
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+@pytest.mark.parametrize(
+    ("dtype", "values", "said"),
+    [("FLOAT", range(9), r"float32 \(2, 9\)"), ("FLOAT", [1.0], r"float32 \(2, 1\)"), ("INT32", range(5), "int32")],
+)
+def test_graphs_that_give_no_logits_of_this_net_are_named(scramble, clips, tmp_path, runtime, dtype, values, said):
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    net = scramble(DepthExitNet("test_resnet", num_classes=5, num_frames=6, input_size=32, route=[(6, 4)]))
+    Recognizer(net).save(tmp_path / "model", runtimes=["onnx"])
+    written(tmp_path / "model" / "onnx" / "step_1.onnx", dtype, values)
+    recognizer = Recognizer.load(tmp_path / "model", runtime=runtime)
+    with pytest.raises(InputError, match=rf"step_1.onnx: gives logits {said}.* not float32 \(2, 5\)") as caught:
+        recognizer.net.stream(torch.zeros(2, 6, 3, 32, 32, dtype=torch.uint8)).advance()
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_the_command_writes_graphs_and_takes_them_along(model, tmp_path, capsys):
     _, folder = model
     with pytest.raises(SystemExit) as ended:

@@ -221,14 +221,14 @@ def _onnx_step(path: Path, like: ExitNet, position: int) -> Run:
         raise InputError(f"{path}: cannot be read by ONNX Runtime, it is damaged or no graph") from error
     inputs, outputs = session.get_inputs(), [x.name for x in session.get_outputs()]
     _check(path, like, position, [x.type == "tensor(uint8)" for x in inputs], len(outputs))
-    names = [x.name for x in inputs]
+    names, classes = [x.name for x in inputs], like.num_classes
 
     def run(given: list[NDArray[Any]]) -> Sequence[NDArray[Any]]:
         try:
             answers: Sequence[NDArray[Any]] = session.run(outputs, dict(zip(names, given, strict=True)))
         except Exception as error:
             raise InputError(_failed(path, error)) from error
-        return answers
+        return _fitting(answers, given, classes, path)
 
     return run
 
@@ -262,14 +262,15 @@ def openvino_step(
         compiled = core.compile_model(model, "CPU", hints)
     except Exception as error:
         raise InputError(f"{name}: OpenVINO cannot run it here ({' '.join(str(error).split())[:200]})") from error
-    lock = threading.Lock()  # a compiled model holds one request
+    lock, classes = threading.Lock(), like.num_classes  # a compiled model holds one request
 
     def run(given: list[NDArray[Any]]) -> Sequence[NDArray[Any]]:
         try:
             with lock:
-                return list(compiled(given).values())
+                answers = list(compiled(given).values())
         except Exception as error:
             raise InputError(_failed(name, error)) from error
+        return _fitting(answers, given, classes, name)
 
     return run
 
@@ -285,6 +286,24 @@ def _check(name: str | Path, like: ExitNet, position: int, are_frames: list[bool
     fits = bool(are_frames) and are_frames == [new, *([False] * (len(are_frames) - 1))]
     if not fits or outputs < 1 or (position == 0 and len(are_frames) > 1):
         raise InputError(f"{name}: is no graph of step {position + 1} of this net")
+
+
+def _fitting(
+    answers: Sequence[NDArray[Any]], given: Sequence[NDArray[Any]], classes: int, name: str | Path
+) -> Sequence[NDArray[Any]]:
+    """What a graph gives, once it is known to be logits of this net, and state of all videos.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    videos = given[0].shape[0 if given[0].dtype == np.uint8 else 1]
+    logits, *state = answers
+    if logits.dtype != np.float32 or logits.shape != (videos, classes):
+        said = f"{logits.dtype} {logits.shape}, not float32 {(videos, classes)}"
+        raise InputError(f"{name}: gives logits {said}: it is no graph of this net")
+    if any(x.ndim < 2 or x.shape[1] != videos for x in state):
+        raise InputError(f"{name}: gives state of other videos than it is given: it is no graph of this net")
+    return answers
 
 
 def _failed(name: str | Path, error: Exception) -> str:
