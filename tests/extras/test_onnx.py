@@ -89,6 +89,19 @@ def test_graphs_that_are_damaged_or_of_another_step_are_refused_in_one_line(mode
         first.write_bytes(whole)
 
 
+def test_graphs_of_the_weights_that_were_replaced_are_refused_until_there_are_new_ones(scramble, tmp_path):
+    nets = [DepthExitNet("test_resnet", num_classes=5, num_frames=6, input_size=32, route=[(6, 4)]) for _ in "ab"]
+    for net, name in zip(nets, "ab", strict=True):
+        Recognizer(scramble(net)).save(tmp_path / name, runtimes=["onnx"])
+    (tmp_path / "a" / "model.safetensors").write_bytes((tmp_path / "b" / "model.safetensors").read_bytes())
+    with pytest.raises(InputError, match="a: its graphs are of other weights"):
+        Recognizer.load(tmp_path / "a", runtime="onnx")
+    Recognizer.load(tmp_path / "a").save(tmp_path / "c", runtimes=["onnx"])
+    video = torch.randint(0, 256, (2, 6, 3, 32, 32), dtype=torch.uint8)
+    found = [Recognizer.load(tmp_path / name, runtime="onnx").net.stream(video).advance() for name in "cb"]
+    torch.testing.assert_close(*found)
+
+
 def written(path, dtype, values):
     """A graph that takes frames and gives these numbers, one row for each video."""
     import onnx

@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from dynvid import UnifiedExitNet
+from dynvid.checkpoint import fingerprint, read_checkpoint
 from dynvid.errors import DynvidError, InputError, MissingFileError
 from dynvid.folder import local
 from dynvid.folder.hub import fetch
@@ -27,6 +28,9 @@ def folder(scramble_net, tmp_path_factory):
     (folder / "onnx").mkdir()
     for k in range(1, 5):
         (folder / "onnx" / f"step_{k}.onnx").write_bytes(b"graph")
+    config = json.loads((folder / "config.json").read_text())
+    weights = fingerprint(read_checkpoint(folder)["state_dict"])
+    (folder / "config.json").write_text(json.dumps(config | {"graphs_of": weights}))
     (folder / "onnx" / "run.py").write_text("never fetched")
     (folder / "malware.py").write_text("never fetched")
     return folder

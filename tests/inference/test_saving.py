@@ -1,5 +1,6 @@
 """A recognizer saved is the model that it was loaded from, whatever was done to make it fast."""
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -167,7 +168,13 @@ def with_graphs(checkpoint, tmp_path):
         for k in range(1, 5):
             for ending in [".onnx"] if name == "onnx" else [".xml", ".bin"]:
                 (folder / name / f"step_{k}{ending}").write_text(f"{name} {k}{ending}")
+    say_graphs_of(folder, fingerprint(read_checkpoint(folder)["state_dict"]))
     return folder
+
+
+def say_graphs_of(folder, weights):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"graphs_of": weights}))
 
 
 def test_graphs_are_taken_along_and_nothing_else(with_graphs, tmp_path):
@@ -204,3 +211,14 @@ def test_graphs_that_are_not_whole_are_said(with_graphs, tmp_path):
     (with_graphs / "openvino" / "step_3.bin").unlink()
     with pytest.raises(MissingFileError, match=r"step_3.bin: no such file; the graphs are not whole"):
         Recognizer.load(with_graphs).save(tmp_path / "new")
+
+
+@pytest.mark.parametrize("weights", ["other", None])
+def test_graphs_of_other_weights_are_neither_run_nor_taken_along(with_graphs, tmp_path, weights):
+    say_graphs_of(with_graphs, weights)
+    said = rf"abc: its graphs are of other weights; `dynvid export {with_graphs} NEW_FOLDER` makes new ones"
+    with pytest.raises(InputError, match=said):
+        Recognizer.load(with_graphs, runtime="onnx")
+    with pytest.raises(InputError, match=said):
+        Recognizer.load(with_graphs).save(tmp_path / "new")
+    assert not (tmp_path / "new").exists()

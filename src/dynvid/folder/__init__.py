@@ -9,7 +9,7 @@ onnx/ openvino/ int8/   one graph per step of the route, where they were asked f
 """
 
 from dynvid.folder.card import Card, model_card
-from dynvid.folder.files import Int8, read_folder, read_int8, write_files
+from dynvid.folder.files import Int8, check_graphs, read_folder, read_int8, write_files
 from dynvid.folder.hub import local
 
-__all__ = ["Card", "Int8", "local", "model_card", "read_folder", "read_int8", "write_files"]
+__all__ = ["Card", "Int8", "check_graphs", "local", "model_card", "read_folder", "read_int8", "write_files"]

@@ -96,7 +96,27 @@ def read_int8(folder: str | Path, exits: int) -> Int8:
         raise InputError(f"{Path(folder, CONFIG)}: int8: {' '.join(str(error).split())[:200]}") from error
 
 
-def write_files(folder: Path, checkpoint: Mapping[str, Any], net: ExitNet, card: str, int8: Int8 | None = None) -> None:
+def check_graphs(folder: str | Path, weights: str) -> None:
+    """Whether the graphs of a model's folder were made of these weights, by their `dynvid.checkpoint.fingerprint`.
+
+    Raises:
+        ValueError: They were made of others.
+    """
+    if _read_config(Path(folder)).get("graphs_of") != weights:
+        raise InputError(
+            f"{folder}: its graphs are of other weights; `dynvid export {folder} NEW_FOLDER` makes new ones, with "
+            "--runtime or --int8"
+        )
+
+
+def write_files(
+    folder: Path,
+    checkpoint: Mapping[str, Any],
+    net: ExitNet,
+    card: str,
+    int8: Int8 | None = None,
+    graphs_of: str | None = None,
+) -> None:
     """Write a model into a folder that `dynvid.whole.whole_folder` gave.
 
     Args:
@@ -105,6 +125,7 @@ def write_files(folder: Path, checkpoint: Mapping[str, Any], net: ExitNet, card:
         net: What is in it.
         card: The model card.
         int8: What is known of the int8 graphs, where the folder is to hold some.
+        graphs_of: The fingerprint of the weights, where it is to hold any graphs.
     """
     state = checkpoint["state_dict"]
     weights = {name.removeprefix("net."): x for name, x in state.items() if name.startswith("net.")}
@@ -118,6 +139,8 @@ def write_files(folder: Path, checkpoint: Mapping[str, Any], net: ExitNet, card:
         **{key: _named(state[name].float().tolist()) for name, key in THRESHOLDS.items()},
         "frames": frames_said(checkpoint, net),
     }
+    if graphs_of is not None:
+        config["graphs_of"] = graphs_of
     if int8 is not None:
         config["int8"] = int8.plain()
     lines = ",\n".join(f"{json.dumps(key)}: {strict_json.dumps(value)}" for key, value in config.items())

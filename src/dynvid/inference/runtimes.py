@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dynvid.checkpoint import fingerprint
 from dynvid.errors import InputError, MissingFileError
 from dynvid.extras import require
-from dynvid.folder import Int8, read_int8
+from dynvid.folder import Int8, check_graphs, read_int8
 from dynvid.inference.export import GraphRuntime, graph_name
 from dynvid.inference.recipe import Recipe
 from dynvid.nets import ExitNet
@@ -152,7 +153,7 @@ def load_program(
 
     Args:
         folder: Holds a folder `onnx`, `openvino` or `int8` with one graph per step. OpenVINO reads ONNX too.
-        like: The net that the folder describes.
+        like: The net in the folder.
         runtime: Who runs them.
         precision: `auto` is float32; `bfloat16` and `int8` are for OpenVINO.
         optimize: Anything but `compile`: a runtime does it its own way.
@@ -164,7 +165,7 @@ def load_program(
     Raises:
         FileNotFoundError: The folder has no such graphs.
         ValueError: The runtime is not installed, or does not have this precision here; or a graph is damaged, or not
-            one of this net.
+            one of this net or of its weights.
     """
     if runtime not in ("onnx", "openvino"):
         raise InputError(f"runtime is {runtime!r}: use {', '.join(get_args(Runtime))}")
@@ -184,7 +185,7 @@ def load_program(
 
 
 def _onnx(folder: Path, like: ExitNet) -> list[Run]:
-    return [_onnx_step(path, like, k) for k, path in enumerate(_graphs(folder, "onnx", "onnx", len(like.route)))]
+    return [_onnx_step(path, like, k) for k, path in enumerate(_graphs(folder, "onnx", "onnx", like))]
 
 
 def _openvino(folder: Path, like: ExitNet, precision: str) -> list[Run]:
@@ -192,7 +193,7 @@ def _openvino(folder: Path, like: ExitNet, precision: str) -> list[Run]:
     if where == "openvino" and not (folder / where).is_dir() and (folder / "onnx").is_dir():
         where = kind = "onnx"
     core, steps = require("openvino").Core(), []
-    for k, path in enumerate(_graphs(folder, where, kind, len(like.route))):  # type: ignore[arg-type]  # one of both
+    for k, path in enumerate(_graphs(folder, where, kind, like)):  # type: ignore[arg-type]  # one of both
         try:
             model = core.read_model(path)
         except Exception as error:  # whatever the runtime says of it
@@ -201,12 +202,13 @@ def _openvino(folder: Path, like: ExitNet, precision: str) -> list[Run]:
     return steps
 
 
-def _graphs(folder: Path, where: str, kind: GraphRuntime, exits: int) -> list[Path]:
-    paths = [folder / where / graph_name(kind, k) for k in range(exits)]
+def _graphs(folder: Path, where: str, kind: GraphRuntime, like: ExitNet) -> list[Path]:
+    paths = [folder / where / graph_name(kind, k) for k in range(len(like.route))]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         how = "--int8 VIDEOS" if where == "int8" else f"--runtime {where}"
         raise MissingFileError(f"{missing[0]}: no such graph; `dynvid export {folder} NEW_FOLDER {how}` makes them")
+    check_graphs(folder, fingerprint({f"net.{name}": x for name, x in like.state_dict().items()}))
     return paths
 
 
@@ -219,7 +221,7 @@ def _onnx_step(path: Path, like: ExitNet, position: int) -> Run:
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime has a dozen kinds of them
         raise InputError(f"{path}: cannot be read by ONNX Runtime, it is damaged or no graph") from error
-    inputs, outputs = session.get_inputs(), [x.name for x in session.get_outputs()]
+    inputs, outputs = session.get_inputs(), [x.name for x in session.get_outputs() if x.type.startswith("tensor(")]
     _check(path, like, position, [x.type == "tensor(uint8)" for x in inputs], len(outputs))
     names, classes = [x.name for x in inputs], like.num_classes
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Self
 import torch
 
 from dynvid.calibration import OperatingPoint, num_candidates
-from dynvid.checkpoint import net_from_checkpoint, read_checkpoint
+from dynvid.checkpoint import fingerprint, net_from_checkpoint, read_checkpoint
 from dynvid.data.sampling import Sampling
 from dynvid.errors import InputError, MissingFileError
-from dynvid.folder import Card, Int8, model_card, read_int8, write_files
+from dynvid.folder import Card, Int8, check_graphs, model_card, read_int8, write_files
 from dynvid.folder.files import CONFIG, WEIGHTS
 from dynvid.inference.export import GraphRuntime, export_graphs, graph_name
 from dynvid.nets import ExitNet
@@ -51,24 +51,28 @@ def save_model(
         runtimes: Whose graphs are made; `onnx` serves both.
         report: What `report.json` of a test says, for the card.
         int8: Graphs in int8.
-        graphs_of: A folder of the same weights, whose graphs are taken along.
+        graphs_of: A folder whose graphs are taken along.
 
     Raises:
         FileNotFoundError: A graph that is to be taken along is missing.
         ValueError: There is a folder that holds something, it cannot be written, parts of the checkpoint do not fit
-            together, the net cannot be exported, or a graph that is to be taken along is a link to elsewhere.
+            together, the net cannot be exported, or a graph that is to be taken along is of other weights or a link to
+            elsewhere.
     """
     check_new_folder(folder)
     net = net_from_checkpoint(checkpoint, source).eval()
     made = {*runtimes, *(["int8"] if int8 else [])}
     kept = [name for name in GRAPHS if graphs_of and name not in made and (graphs_of / name).is_dir()]
     graphs = _files(graphs_of, kept, len(net.route)) if graphs_of else []
+    weights = fingerprint(checkpoint["state_dict"]) if made or kept else None
+    if graphs_of and weights and kept:
+        check_graphs(graphs_of, weights)
     said = int8.said if int8 else None
     if graphs_of and "int8" in kept:
         said = read_int8(graphs_of, len(net.route))
     card = model_card(checkpoint, net, Card(report, [*kept, *runtimes], said))
     with whole_folder(folder) as inside:
-        write_files(inside, checkpoint, net, card, said)
+        write_files(inside, checkpoint, net, card, said, weights)
         for name in kept:
             (inside / name).mkdir()
         for graph in graphs:
