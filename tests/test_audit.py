@@ -1,6 +1,7 @@
 """Audits: bounds that hold at all times, alarms that are seldom false, and drift that is found."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,12 +133,36 @@ def test_it_goes_on_in_another_process(before, after):
         ({"audited": -1}, "other parts"),
         ({"bets": [math.nan]}, "other parts"),
         ({"status": "fine"}, "other parts"),
+        ({"videos": 3, "audited": 2, "differing": 3}, "other parts"),
+        ({"videos": 1, "audited": 2, "differing": 0}, "other parts"),
+        ({"videos": 10**400, "audited": 10**400}, "other parts"),
         ({"limit": 0.5}, "of a limit of 0.5, this promise has 0.02"),
     ],
 )
 def test_what_is_resumed_is_of_the_same_promise(change, said):
     with pytest.raises(InputError, match=said):
         Audit(0.5, PROMISED).resume(Audit(0.5, PROMISED).plain() | change)
+
+
+@pytest.mark.parametrize("rule", ["max_drop", "max_disagreement"])
+@pytest.mark.parametrize("target", [0.0, 1.0, 5.0])
+def test_a_promise_of_all_or_nothing_is_refused(rule, target):
+    point = replace(PROMISED, rule=rule, target=target)
+    with pytest.raises(InputError, match=r"operating_point: .* no share that can be asked for"):
+        OperatingPoint.from_plain(point.plain())
+    with pytest.raises(InputError, match="what is promised must lie above 0 and below 1"):
+        Audit(1.0, point)
+    if target <= 1:  # what these videos show may be all or nothing
+        assert OperatingPoint.from_plain(replace(point, confidence=None).plain()).target == target
+
+
+@pytest.mark.parametrize("recordings", [10**9 - 1, 10**8])
+def test_an_audit_takes_no_memory_for_the_videos_of_its_promise(recordings):
+    point = replace(PROMISED, rule="max_drop", videos=10**9 - 1, recordings=recordings, differing=0.05)
+    audit = Audit(1.0, OperatingPoint.from_plain(point.plain()))
+    assert 0.05 < audit.limit < 0.0502
+    with pytest.raises(InputError, match="videos of another type or out of range"):
+        OperatingPoint.from_plain(point.plain() | {"videos": 10**14})
 
 
 @pytest.mark.parametrize("arguments", [{"share": 0.0}, {"share": 1.5}, {"share": math.nan}, {"share": 0.1, "limit": 1}])

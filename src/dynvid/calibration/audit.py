@@ -16,9 +16,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
-import torch
 
-from dynvid.calibration.intervals import Interval, bounded_interval, crossing, share_interval
+from dynvid.calibration.intervals import Interval, bounded_interval, crossing, highest_share
 from dynvid.calibration.point import OperatingPoint
 from dynvid.errors import InputError
 
@@ -77,6 +76,8 @@ of all, at any time with 95 % confidence; 5 % are permitted
         """The share of videos beyond which the promise is broken; None where no such share is known."""
         error = 1 - CONFIDENCE
         if limit is None and point is not None and point.promised:
+            if point.target is None or not 0 < point.target < 1:
+                raise InputError(f"target={point.target}: what is promised must lie above 0 and below 1")
             self.permitted = self.limit = point.target
             if point.rule == "max_drop":
                 self.limit = _allowed(point)
@@ -86,7 +87,7 @@ of all, at any time with 95 % confidence; 5 % are permitted
         self._lock = threading.Lock()
         self._alarm_at = 1 / error
         self._broken = False
-        self._odds = _odds(self.limit) if self.limit else {}
+        self._odds = {} if self.limit is None else _odds(self.limit)
         self._money = np.zeros(len(self._odds.get(True, [])))  # of the bets that have begun, by share
 
     def draw(self) -> bool:
@@ -99,8 +100,9 @@ of all, at any time with 95 % confidence; 5 % are permitted
         """Take in an audited video: whether it was given another label than by full inference."""
         with self._lock:
             self.audited += 1
+            self.videos = max(self.videos, self.audited)  # whoever draws otherwise does not call `draw`
             self.differing += differs
-            if self.limit and not self._broken:
+            if self.limit is not None and not self._broken:
                 begins = _not_begun(self.audited - 1) - _not_begun(self.audited)
                 self._money = (self._money + begins) * self._odds[differs]
                 self._broken = self._money.mean() + _not_begun(self.audited) >= self._alarm_at
@@ -153,16 +155,16 @@ of all, at any time with 95 % confidence; 5 % are permitted
         Raises:
             ValueError: It is of another promise, or its numbers are no counts.
         """
-        counts = [plain.get(name) for name in ("videos", "audited", "differing")]
-        bets = plain.get("bets")
-        whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts)
+        videos, audited, differing = (plain.get(name) for name in ("videos", "audited", "differing"))
+        bets, whole = plain.get("bets"), all(type(n) is int for n in (videos, audited, differing))
+        counts = whole and 0 <= differing <= audited <= videos < 2**53  # type: ignore[operator]  # they are numbers
         numbers = isinstance(bets, list) and all(isinstance(x, float) and 0 <= x < math.inf for x in bets)
-        if not whole or not numbers or plain.get("status") not in get_args(Status):
+        if not counts or not numbers or plain.get("status") not in get_args(Status):
             raise InputError("an audit that is to go on has other parts than it should")
         if plain.get("limit") != self.limit or len(plain["bets"]) != len(self._money):
             raise InputError(f"the audit was of a limit of {plain.get('limit')}, this promise has {self.limit}")
         with self._lock:
-            self.videos, self.audited, self.differing = counts  # type: ignore[assignment]  # they are whole numbers
+            self.videos, self.audited, self.differing = videos, audited, differing  # type: ignore[assignment]
             self._money, self._broken = np.array(plain["bets"]), plain["status"] == "broken"
         return self
 
@@ -216,5 +218,5 @@ def _allowed(point: OperatingPoint) -> float | None:
     if point.recordings < point.videos:
         high = bounded_interval(point.differing, point.recordings, CONFIDENCE).high
     else:
-        high = share_interval(torch.arange(point.videos) < round(point.differing * point.videos)).high
+        high = highest_share(round(point.differing * point.videos), point.videos, CONFIDENCE)
     return max(high, point.target or 0.0) if high < 1 else None

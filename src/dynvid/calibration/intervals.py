@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynvid.calibration.binomial import binomial_cdf
+from dynvid.calibration.binomial import at_most, binomial_cdf
 from dynvid.errors import InputError
 
 RESAMPLES = 1000
@@ -48,8 +48,20 @@ def share_interval(hits: Tensor, groups: Sequence[str] | None = None, confidence
         return bounded_interval(float(hits.double().mean()), recordings, confidence)
     count = int(hits.sum())
     low = crossing(lambda p: float(binomial_cdf(videos, p)[count - 1]) <= 1 - tail) if count else 0.0
-    high = crossing(lambda p: float(binomial_cdf(videos, p)[count]) <= tail) if count < videos else 1.0
-    return Interval(low, high)
+    return Interval(low, highest_share(count, videos, confidence))
+
+
+def highest_share(hits: int, count: int, confidence: float = 0.95) -> float:
+    """Where `share_interval` ends, told by numbers alone: so many hits among so many videos, each its own recording.
+
+    Example:
+        >>> f"{highest_share(3, 300):.4f}"
+        '0.0289'
+    """
+    if hits >= count:
+        return 1.0
+    tail = (1 - confidence) / 2
+    return crossing(lambda p: p > hits / count and at_most(hits, count, p) <= tail)
 
 
 def bounded_interval(mean: float, count: int, confidence: float = 0.95) -> Interval:
@@ -150,7 +162,7 @@ def _chance(mean: float, count: int, risk: float) -> float:
     """At most how likely a mean that low, or lower, is where the true one is `risk`, above it."""
     apart = (1 - mean) * (math.log1p(-mean) - math.log1p(-risk)) if mean < 1 else 0.0
     apart += mean * math.log(mean / risk) if mean > 0 else 0.0
-    bentkus = math.e * float(binomial_cdf(count, risk)[math.ceil(count * mean - 1e-9)])
+    bentkus = math.e * at_most(math.ceil(count * mean - 1e-9), count, risk)
     return min(math.exp(-count * apart), bentkus)
 
 

@@ -9,6 +9,7 @@ from dynvid.errors import InputError
 
 Rule = Literal["max_drop", "max_disagreement", "budget", "budget_ms", "thresholds"]
 ChosenBy = Literal["nothing", "others", "these"]
+MOST_VIDEOS = 10**9  # of a calibration; more are a mistake, or meant to take memory
 
 
 class Offer(NamedTuple):
@@ -149,6 +150,10 @@ class OperatingPoint:
         measured = plain["rule"] == "thresholds" or None not in (plain["target"], plain["gmacs"], plain["lost"])
         if not measured:
             raise InputError(f"operating_point: {plain['rule']} without target, gmacs or lost")
+        if plain["rule"] in ("max_drop", "max_disagreement"):  # as `Target` takes it
+            target, promised = plain["target"], plain["confidence"] is not None
+            if not 0 <= target <= 1 or (promised and target in (0, 1)):
+                raise InputError(f"operating_point: {plain['rule']} is {target}, no share that can be asked for")
         if plain["rule"] == "budget_ms" and plain.get("milliseconds") is None:
             raise InputError("operating_point: budget_ms without milliseconds")
         interval = plain["interval"]
@@ -187,8 +192,12 @@ def _number_or_none(value: object) -> bool:
     return value is None or _number(value)
 
 
+def _videos(value: object) -> bool:
+    return _count(value) and value < MOST_VIDEOS  # type: ignore[operator]  # a number, as was seen
+
+
 def _share_or_none(value: object) -> bool:
-    return value is None or (_number(value) and value < 1)  # type: ignore[operator]  # a number, as was seen
+    return value is None or (_number(value) and value <= 1)  # type: ignore[operator]  # likewise
 
 
 def _offer(value: object) -> bool:
@@ -203,18 +212,18 @@ _ADDED = {"milliseconds", "profile", "differing"}  # older files lack them
 _FITS: dict[str, Callable[[Any], bool]] = {
     "rule": lambda x: x in get_args(Rule),
     "target": _number_or_none,
-    "confidence": _share_or_none,
+    "confidence": lambda x: x is None or (_number(x) and 0 < x < 1),
     "split": lambda x: isinstance(x, str) and len(x) <= 1000,
-    "videos": _count,
-    "recordings": _count,
+    "videos": _videos,
+    "recordings": _videos,
     "chosen_by": lambda x: x in get_args(ChosenBy),
     "full_inference": lambda x: isinstance(x, bool),
-    "lost": _number_or_none,
+    "lost": _share_or_none,
     "gmacs": _number_or_none,
     "interval": lambda x: x is None or (isinstance(x, list | tuple) and len(x) == 2 and all(map(_number, x))),
     "listing": lambda x: isinstance(x, str) and len(x) <= 100,
     "milliseconds": _number_or_none,
     "profile": lambda x: isinstance(x, str) and len(x) <= 1000,
-    "differing": lambda x: x is None or (_number(x) and x <= 1),
+    "differing": _share_or_none,
     "offers": lambda x: isinstance(x, list | tuple) and len(x) <= 100 and all(map(_offer, x)),
 }
