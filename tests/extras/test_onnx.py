@@ -139,6 +139,52 @@ def test_graphs_that_give_no_logits_of_this_net_are_named(scramble, clips, tmp_p
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+@pytest.mark.parametrize("number", [b"\x08", b"\x88\x00", b"\x88\x80\x80\x80\x00"])  # 8, as protobuf may write it
+def test_a_graph_that_names_other_files_is_refused(scramble, tmp_path, monkeypatch, runtime, number):
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+
+    def field(kind, content):
+        assert len(content) < 128
+        return bytes([kind << 3 | 2, len(content)]) + content
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").write_bytes(np.arange(5, dtype=np.float32).tobytes())
+    entry = b"\x0a" + number + b"location" + field(2, b"secret")
+    tensor = b"\x08\x05\x10\x01" + field(8, b"w") + field(13, entry) + b"\x70\x01"
+    value = helper.make_tensor_value_info("y", TensorProto.FLOAT, [5]).SerializeToString()
+    graph = field(1, helper.make_node("Max", ["w"], ["y"]).SerializeToString()) + field(2, b"g") + field(5, tensor)
+    model = b"\x08\x09" + field(8, helper.make_opsetid("", 17).SerializeToString()) + field(7, graph + field(12, value))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    assert session.run(None, {})[0].tolist() == [0, 1, 2, 3, 4]  # a runtime would read it
+    net = scramble(DepthExitNet("test_resnet", num_classes=5, num_frames=6, input_size=32, route=[(6, 4)]))
+    Recognizer(net).save(tmp_path / "model", runtimes=["onnx"])
+    (tmp_path / "model" / "onnx" / "step_1.onnx").write_bytes(model)
+    with pytest.raises(InputError, match=r"step_1.onnx: names a file of weights beside it"):
+        Recognizer.load(tmp_path / "model", runtime=runtime)
+
+
+def test_another_format_of_the_runtime_is_refused(scramble, tmp_path):
+    import onnxruntime
+
+    net = scramble(DepthExitNet("test_resnet", num_classes=5, num_frames=6, input_size=32, route=[(6, 4)]))
+    Recognizer(net).save(tmp_path / "model", runtimes=["onnx"])
+    path = tmp_path / "model" / "onnx" / "step_1.onnx"
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "step.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    path.write_bytes((tmp_path / "step.ort").read_bytes())
+    with pytest.raises(InputError, match=r"step_1.onnx: cannot be read by ONNX Runtime"):
+        Recognizer.load(tmp_path / "model", runtime="onnx")
+
+
 def test_the_command_writes_graphs_and_takes_them_along(model, tmp_path, capsys):
     _, folder = model
     with pytest.raises(SystemExit) as ended:

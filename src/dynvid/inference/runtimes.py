@@ -5,6 +5,7 @@ joined, without any runtime knowing of it.
 """
 
 import copy
+import re
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -194,6 +195,8 @@ def _openvino(folder: Path, like: ExitNet, precision: str) -> list[Run]:
         where = kind = "onnx"
     core, steps = require("openvino").Core(), []
     for k, path in enumerate(_graphs(folder, where, kind, like)):  # type: ignore[arg-type]  # one of both
+        if kind == "onnx":
+            _read_onnx(path)
         try:
             model = core.read_model(path)
         except Exception as error:  # whatever the runtime says of it
@@ -212,13 +215,27 @@ def _graphs(folder: Path, where: str, kind: GraphRuntime, like: ExitNet) -> list
     return paths
 
 
+def _read_onnx(path: Path) -> bytes:
+    """The bytes of a graph that keeps all its weights, as dynvid writes them.
+
+    Raises:
+        ValueError: It names another file, which a runtime would look for wherever the graph says.
+    """
+    content = path.read_bytes()
+    # Such a tensor has an entry of the key `location`: these letters after their number, in however many bytes it is.
+    if re.search(rb"(\x08|\x88\x80*\x00)location", content):
+        raise InputError(f"{path}: names a file of weights beside it; only graphs of `dynvid export` are read")
+    return content
+
+
 def _onnx_step(path: Path, like: ExitNet, position: int) -> Run:
-    onnxruntime = require("onnxruntime")
+    onnxruntime, content = require("onnxruntime"), _read_onnx(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     options.log_severity_level = 3
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # and no other, which may name files too
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime has a dozen kinds of them
         raise InputError(f"{path}: cannot be read by ONNX Runtime, it is damaged or no graph") from error
     inputs, outputs = session.get_inputs(), [x.name for x in session.get_outputs() if x.type.startswith("tensor(")]
