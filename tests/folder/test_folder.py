@@ -304,3 +304,21 @@ def test_the_card_has_the_figures_of_a_report_and_refuses_what_is_none(checkpoin
             continue
         with pytest.raises(DynvidError, match="the report has other parts than one of dynvid"):
             model_card(checkpoint, net, Card(other))
+    for number in (INF, float("nan")):
+        with pytest.raises(DynvidError, match="the report has other parts than one of dynvid"):
+            model_card(checkpoint, net, Card(report | {"videos": number}))
+
+
+@pytest.mark.parametrize(
+    ("graphs", "said"),
+    [
+        ([], ""),
+        (["int8"], ""),
+        (["onnx"], "takes `onnx` and `openvino` too"),
+        (["openvino", "int8"], "takes `openvino` too"),
+    ],
+)
+def test_the_card_offers_the_runtimes_that_the_folder_has_graphs_for(checkpoint, graphs, said):
+    card = model_card(checkpoint, net_from_checkpoint(checkpoint, "x"), Card(None, graphs))
+    assert said in card
+    assert ('`Recognizer.load("FOLDER", runtime=...)`' in card) == bool(said)

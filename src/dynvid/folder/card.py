@@ -83,7 +83,8 @@ def text(value: object) -> str:
 
 
 def _usage(graphs: Sequence[str]) -> str:
-    runtimes = [f"`{name}`" for name in ("onnx", "openvino") if name in graphs or (name == "openvino" and graphs)]
+    read = {"onnx": ["onnx"], "openvino": ["openvino", "onnx"]}  # in float32; int8 has a part of its own
+    runtimes = [f"`{name}`" for name, folders in read.items() if set(folders) & set(graphs)]
     lines = [
         "## Use",
         "",
@@ -150,7 +151,7 @@ def _figures(report: Mapping[str, Any]) -> str:
         ]
         happened, saved = report["headline"]["happened"], report["headline"]["saved"]
         return "\n".join([*rows, "", text(saved), "", text(happened)])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise InputError(f"the report has other parts than one of dynvid ({type(error).__name__}: {error})") from error
 
 
