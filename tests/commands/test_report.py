@@ -53,7 +53,7 @@ def test_a_run_has_its_report_beside_it(tmp_path, capsys):
     report(tmp_path)
     assert {path.name for path in tmp_path.glob("report.*")} == {"report.html", "report.md", "report.json"}
     found = json.loads((tmp_path / "report.json").read_text())
-    assert found["dynamic"] == {"accuracy": 0.75, "gmacs": 2.0}
+    assert found["dynamic"] == {"accuracy": 0.75, "gmacs": 2.0, "macro_recall": 0.5}
     printed = capsys.readouterr().out
     assert "20.0 % of full inference's cost saved" in printed
     assert printed.endswith(f"report:  {tmp_path / 'report.html'}\n")

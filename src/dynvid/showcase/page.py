@@ -301,7 +301,8 @@ class _Body:
         except (RefusedError, LeftError) as error:
             self.refused = getattr(error, "status", 0)
             # To Gradio a broken form: then it removes the files that it has begun, as it does for nothing else.
-            raise require("gradio.route_utils").MultiPartException(str(error)) from None
+            broken: Exception = require("gradio.route_utils").MultiPartException(str(error))
+            raise broken from None
         self._ended = piece is None
         return {"type": "http.request", "body": piece or b"", "more_body": not self._ended}
 
