@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -16,10 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from dynvid.errors import InputError, MissingFileError, ModeError
 from dynvid.inference import Row, label_files, parts_of
-from dynvid.inference.bulk import journal, keys, results, rows, supervisor
+from dynvid.inference.bulk import journal, keys, results, rows, store, supervisor
 from dynvid.inference.bulk.child import Settings
 from dynvid.inference.bulk.journal import Journal
 from dynvid.inference.bulk.keys import Keys, key_of
@@ -299,6 +301,32 @@ class TestResults:
         assert "part-000001.parquet: cannot be written: File too large; what was there stays" in done.stderr
         assert [each["path"] for each in rows_in(tmp_path)] == ["/a"]
 
+    @pytest.mark.parametrize("kind", ["file", "other"])
+    def test_a_full_disk_leaves_what_is_at_an_address_too(self, tmp_path, monkeypatch, kind):
+        if kind == "other":  # neither this machine's file system nor object storage, as hdfs
+            there = SubTreeFileSystem(str(tmp_path), LocalFileSystem())
+            monkeypatch.setattr(store, "_root", lambda root, options: (there, "/"))
+        out = f"file://{tmp_path}/out" if kind == "file" else "hdfs://host/out"
+        with Results(out, ME) as ours:
+            ours.add(row("/a"))
+            ours.commit()
+            before = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+            try:
+                with pytest.raises(InputError, match=r"manifest\.json: cannot be written"):
+                    ours.store.write(MANIFEST, bytes(1000))
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            assert [each["path"] for each in rows_in(tmp_path / "out")] == ["/a"]
+            ours.add(row("/b"))
+        assert [each["path"] for each in rows_in(tmp_path / "out")] == ["/a", "/b"]
+
+    def test_an_address_of_this_machine_is_held_like_its_folder(self, tmp_path):
+        with Results(f"file://{tmp_path}/out", ME):
+            assert (tmp_path / "out" / ".lock").exists()
+            with pytest.raises(InputError, match="another process is writing there"):
+                Results(tmp_path / "out", ME)
+
     @pytest.mark.parametrize(
         ("error", "kind"),
         [
@@ -470,7 +498,7 @@ class TestLabelFiles:
         assert len(set(digests)) == len(digests)
 
     @pytest.mark.slow
-    def test_object_storage_by_its_address(self, tmp_path):
+    def test_a_folder_by_its_address(self, tmp_path):
         out = f"file://{tmp_path}/out"
         assert label_files("net", ["/a", "/kill", "/b"], out).totals.videos == 3
         assert sorted(each["path"] for each in rows_in(tmp_path / "out")) == ["/a", "/b", "/kill"]

@@ -1,4 +1,4 @@
-"""Where results lie: a folder, or object storage. Either way a file is there whole or not at all."""
+"""Where results lie: a folder, or an address. Either way a file is there whole or not at all."""
 
 import os
 import re
@@ -13,6 +13,7 @@ from dynvid.whole import UNFINISHED, hold, write_whole
 _ADDRESS = re.compile(
     r"(?P<root>[A-Za-z][A-Za-z0-9+.-]+://[^/]*)(?P<path>(?:/.*?)?)(?P<options>\?[^/?]*=[^/?]*)?", re.DOTALL
 )
+_OBJECTS = ("s3", "gcs", "abfs")  # where an object that is closed takes the place of another in one step
 
 
 class Store(Protocol):
@@ -116,7 +117,12 @@ def store_at(out: str | Path) -> Store:
     Raises:
         InputError: Another process holds it, or it cannot be made.
     """
-    return Bucket(str(out)) if is_uri(str(out)) else Folder(Path(out))
+    if not is_uri(str(out)):
+        return Folder(Path(out))
+    from pyarrow.fs import LocalFileSystem
+
+    system, path = filesystem_of(str(out))
+    return Folder(Path(path)) if isinstance(system, LocalFileSystem) else Bucket(str(out))
 
 
 class Folder:
@@ -156,15 +162,17 @@ class Folder:
 
 
 class Bucket:
-    """An address in object storage, where an object appears whole when it is closed; see `Store`.
+    """An address of a file system that is not this machine's; see `Store`.
 
-    It has no locks: that only one process writes there is up to its user.
+    In object storage an object appears whole when it is closed; elsewhere a file is moved to its name when it is whole.
+    There are no locks: that only one process writes there is up to its user.
     """
 
     def __init__(self, uri: str) -> None:
         self.name = uri
         self.journal: Path | None = None
         self._system, self._path = filesystem_of(uri.rstrip("/"))
+        self._unfinished = "" if self._system.type_name in _OBJECTS else UNFINISHED
         with suppress(OSError):  # object storage has no folders, and may forbid to make a bucket
             self._system.create_dir(self._path, recursive=True)
 
@@ -174,9 +182,12 @@ class Bucket:
 
     def write(self, name: str, content: bytes) -> None:
         """See `Store`."""
+        path = f"{self._path}/{name}"
         try:
-            with self._system.open_output_stream(f"{self._path}/{name}") as file:
+            with self._system.open_output_stream(path + self._unfinished) as file:
                 file.write(content)
+            if self._unfinished:
+                self._system.move(path + self._unfinished, path)
         except OSError as error:
             said = " ".join(str(error).split())
             raise InputError(f"{inside(self.name, name)}: cannot be written ({said})") from error
