@@ -28,7 +28,7 @@ from dynvid.inference.bulk.keys import Keys, key_of
 from dynvid.inference.bulk.label import digest_of_model
 from dynvid.inference.bulk.results import MANIFEST, Results
 from dynvid.inference.bulk.rows import kind_of
-from dynvid.inference.bulk.store import filesystem_of, is_uri
+from dynvid.inference.bulk.store import Folder, filesystem_of, is_uri
 from dynvid.inference.bulk.supervisor import Supervisor
 
 CHILD = Path(__file__).with_name("bulk_child.py")
@@ -235,45 +235,100 @@ class TestResults:
         with pytest.raises(MissingFileError, match="no results are there"):
             parts_of(tmp_path)
 
+    @pytest.mark.parametrize("after", [False, True])
     @pytest.mark.parametrize("name", ["replace", "fsync"])
-    def test_a_stop_at_any_point_leaves_whole_parts_and_no_row_twice(self, tmp_path, monkeypatch, name):
+    def test_a_stop_at_any_point_leaves_whole_parts_and_no_row_twice(self, tmp_path, monkeypatch, name, after):
         real, countdown = getattr(os, name), [0]
 
         def stopped(*arguments):
             countdown[0] -= 1
+            if countdown[0] == 0 and not after:
+                raise KeyboardInterrupt
+            real(*arguments)
             if countdown[0] == 0:
                 raise KeyboardInterrupt
-            return real(*arguments)
 
         monkeypatch.setattr(os, name, stopped)
         reached = 0
         for number in range(1, 40):
-            out = tmp_path / str(number)
-            countdown[0], ours = number, None
+            out, came = tmp_path / str(number), 0
+            countdown[0] = number
             try:
-                ours = Results(out, ME, part_rows=2)
-                for k in range(8):
-                    ours.take(f"/{k}")
-                    ours.add(row(f"/{k}"))
-                ours.finish()
+                with Results(out, ME, part_rows=2) as ours:
+                    for came in range(1, 9):
+                        ours.take(f"/{came}")
+                        ours.add(row(f"/{came}"))
+                    ours.finish()
                 reached = number
             except KeyboardInterrupt:
                 pass
-            finally:
-                if ours is not None:
-                    ours.store.close()
-            if (out / MANIFEST).exists():
-                found = [each["path"] for each in rows_in(out)]
-                assert found == [f"/{k}" for k in range(len(found))]
+            found = [each["path"] for each in rows_in(out)] if (out / MANIFEST).exists() else []
+            assert found == [f"/{k}" for k in range(1, came + 1)]  # written on the way out
             countdown[0] = 0
             with Results(out, ME, part_rows=3) as ours:
-                for k in range(8):
+                for k in range(1, 9):
                     if ours.take(f"/{k}"):
                         ours.add(row(f"/{k}"))
-            assert sorted(each["path"] for each in rows_in(out)) == [f"/{k}" for k in range(8)]
+            assert sorted(each["path"] for each in rows_in(out)) == [f"/{k}" for k in range(1, 9)]
             if reached:
                 return
         pytest.fail("never came to the end")
+
+    def test_a_stop_at_any_line_writes_no_row_twice(self, tmp_path):
+        watched = {Results.commit.__code__, Results._count_in.__code__, Results._settle.__code__}
+        left = [0]
+
+        def trace(frame, event, _):
+            if frame.f_code not in watched:
+                return None
+            left[0] -= event == "line"
+            if event == "line" and left[0] == 0:
+                raise KeyboardInterrupt
+            return trace
+
+        for number in range(1, 100):
+            left[0], before = number, sys.gettrace()
+            try:
+                with Results(tmp_path / str(number), ME, part_rows=2) as ours:
+                    sys.settrace(trace)
+                    for k in range(4):
+                        ours.add(row(f"/{k}"))
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(before)
+            found = [each["path"] for each in rows_in(tmp_path / str(number))]
+            assert found == [f"/{k}" for k in range(len(found))]
+            if left[0] > 0:
+                return
+        pytest.fail("never came to the end")
+
+    def test_no_part_is_written_over_whose_manifest_may_have_arrived(self, tmp_path, monkeypatch):
+        written, write = [], Folder.write
+
+        def lost(self, name, content):
+            """The answer is lost: of the second part's manifest on its way back, of the third's on its way there."""
+            written.append(name)
+            if name == MANIFEST and written.count(MANIFEST) in (3, 4):
+                if written.count(MANIFEST) == 3:
+                    write(self, name, content)
+                raise InputError("connection lost")
+            write(self, name, content)
+
+        monkeypatch.setattr(Folder, "write", lost)
+        with Results(tmp_path, ME, part_rows=1) as ours:
+            ours.add(row("/0"))
+            for k in 1, 2:
+                with pytest.raises(InputError, match="lost"):
+                    ours.add(row(f"/{k}"))
+        parts = [name for name in written if name != MANIFEST]
+        assert parts == sorted(set(parts))
+        assert [each["path"] for each in rows_in(tmp_path)] == ["/0", "/1", "/2"]
+        with Results(tmp_path, ME) as ours:  # takes up numbers with a gap
+            assert ours.totals.videos == 3
+            ours.add(row("/3"))
+        assert len(set(parts_of(tmp_path))) == 4
+        assert sorted(tmp_path.glob("part-*")) == sorted(map(Path, parts_of(tmp_path)))
 
     def test_a_part_is_synced_and_its_name_too_before_the_manifest_names_it(self, tmp_path, monkeypatch):
         done, fsync, replace = [], os.fsync, os.replace

@@ -92,6 +92,8 @@ class Results:
         self.audit: dict[str, Any] | None = None
         self._rows: list[Row] = []
         self._parts: list[dict[str, Any]] = []
+        self._next = 0  # the number of the next part
+        self._doubtful: dict[str, Any] | None = None  # a part of which it is not known whether the manifest names it
         self._begun = time.monotonic()
         try:
             self._resume()
@@ -130,23 +132,40 @@ class Results:
             InputError: They cannot be written; the parts before stay.
         """
         self._begun = time.monotonic()
+        self._settle()
         if not self._rows:
             return
-        name, keys = _name_of(len(self._parts)), [key_of(row.path) for row in self._rows]
+        keys = [key_of(row.path) for row in self._rows]
+        name = _name_of(self._next)
         self.store.write(name, _parquet(self._rows, keys))
         sums = Totals()
         for row in self._rows:
             sums.add(row)
         part = {"file": name, "rows": sums.videos, "gmacs": sums.gmacs, "saved": sums.saved, "errors": sums.errors}
+        self._doubtful, self._next = (
+            part,
+            self._next + 1,
+        )  # a name is never given twice: the manifest may have it by now
         self._write_manifest([*self._parts, part], finished=False)
-        self._parts.append(part)
-        self._rows = []
+        self._count_in(part)
         self.written(keys)
 
     def finish(self) -> None:
         """Make all rows durable, and say in the manifest that no video is left."""
         self.commit()
         self._write_manifest(self._parts, finished=True)
+
+    def _settle(self) -> None:
+        """Look whether a part counts whose manifest failed to be written, or was interrupted."""
+        if self._doubtful is not None:
+            manifest = _manifest(self.store.name, self.store.read(MANIFEST))
+            if manifest is not None and self._doubtful in manifest["parts"]:
+                self._count_in(self._doubtful)
+            self._doubtful = None
+
+    def _count_in(self, part: dict[str, Any]) -> None:
+        """The manifest names a part of the first rows: all at once, since an interrupt may come between two lines."""
+        self._parts, self._rows, self._doubtful = [*self._parts, part], self._rows[part["rows"] :], None
 
     def _write_manifest(self, parts: list[dict[str, Any]], finished: bool) -> None:
         said = {
@@ -162,19 +181,19 @@ class Results:
     def _resume(self) -> None:
         name = self.store.name
         manifest = _manifest(name, self.store.read(MANIFEST))
-        there = {int(each[5:-8]): each for each in self.store.names() if _PART.fullmatch(each)}
+        there = sorted(each for each in self.store.names() if _PART.fullmatch(each))
+        if manifest is None and there:
+            raise InputError(f"{name}: holds {there[0]} but no {MANIFEST}; take another folder")
         if manifest is None or not manifest["parts"]:
-            if there and manifest is None:
-                raise InputError(f"{name}: holds {min(there.values())} but no {MANIFEST}; take another folder")
             self._write_manifest([], finished=False)
             return
         _refuse_another(name, manifest, json.loads(strict_json.dumps(self._identity)))
         self._parts, self.audit = manifest["parts"], manifest["audit"]
         for part in self._parts:
             self._count(part)
-        for number, each in there.items():
-            if number >= len(self._parts):  # written, but stopped before the manifest could name it
-                self.store.remove(each)
+        self._next = _number_of(self._parts[-1]["file"]) + 1
+        for each in {*there} - {part["file"] for part in self._parts}:
+            self.store.remove(each)  # written, but stopped before the manifest could name it
 
     def _count(self, part: dict[str, Any]) -> None:
         """Take in a part of an earlier run."""
@@ -230,9 +249,11 @@ def _manifest(name: str, content: bytes | None) -> dict[str, Any] | None:
             raise InputError(f"version {manifest['dynvid_results']!r}, {_VERSION} is known")
         if not isinstance(manifest["audit"], dict | None):
             raise InputError("audit is no audit")
-        for number, part in enumerate(manifest["parts"]):
-            if part["file"] != _name_of(number):
-                raise InputError(f"part {number} is called {part['file']!r}")
+        last = -1
+        for part in manifest["parts"]:
+            if not _PART.fullmatch(part["file"]) or _number_of(part["file"]) <= last:
+                raise InputError(f"a part is called {part['file']!r}")
+            last = _number_of(part["file"])
             Totals(int(part["rows"]), float(part["gmacs"]), float(part["saved"]), Counter(part["errors"]))
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{inside(name, MANIFEST)}: no manifest of results ({error}); take another folder") from error
@@ -242,6 +263,10 @@ def _manifest(name: str, content: bytes | None) -> dict[str, Any] | None:
 
 def _name_of(number: int) -> str:
     return f"part-{number:06d}.parquet"
+
+
+def _number_of(name: str) -> int:
+    return int(name[len("part-") : -len(".parquet")])
 
 
 def _refuse_another(name: str, manifest: dict[str, Any], identity: dict[str, Any]) -> None:
