@@ -436,6 +436,22 @@ class TestSupervisor:
         assert found["/hang"].error == "/hang: held up the process that read it for 0.5 s, twice"
         assert found["/a"].error is found["/b"].error is None
 
+    def test_a_process_that_stands_still_while_videos_are_handed_out_is_ended(self):
+        def names():
+            yield "/stop"
+            time.sleep(1)  # so that nobody takes in what comes then
+            yield from (f"/{k}{'long' * 200}" for k in range(2000))
+
+        found, _ = self.run(names(), limit=0.5)
+        assert len(found) == 2001
+        wrong = {name: each.error for name, each in found.items() if each.error}
+        assert wrong == {"/stop": "/stop: held up the process that read it for 0.5 s, twice"}
+
+    def test_a_model_that_is_loaded_without_end_is_said(self, monkeypatch):
+        monkeypatch.setattr(supervisor, "_LOADING", 0.3)
+        with pytest.raises(ModeError, match=r"cannot start \(no word for 0\.3 s\)"):
+            list(Supervisor(Settings("endless"), 0.2).run(["/a"]))
+
     @pytest.mark.slow
     def test_a_machine_on_which_nothing_can_be_read_is_blamed_and_no_video(self, monkeypatch):
         monkeypatch.setattr(supervisor, "_MOST_IN_A_ROW", 2)

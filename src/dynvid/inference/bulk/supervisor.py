@@ -5,7 +5,11 @@ one in its hands: so the culprit alone is blamed. A video that ends its process 
 says it.
 """
 
+import math
+import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from collections import deque
@@ -29,6 +33,7 @@ TRIES = 2
 
 _MOST_IN_A_ROW = 20  # set aside without one that is read in between: then it is the machine
 _MOST_STARTS = 3  # of a process that comes to nothing
+_LOADING = 600.0  # seconds that a process may load a model without a word, if the limit is not longer
 _PROGRAM = (
     "import sys; sys.path.append(sys.argv[1]); from dynvid.inference.bulk.child import main; main(int(sys.argv[2]))"
 )
@@ -209,9 +214,9 @@ class Supervisor:
         """A process that has loaded the model."""
         starts = 0
         while self._child is None:
-            child = _Child(replace(self._settings, audited=self.audit))
+            child = _Child(replace(self._settings, audited=self.audit), self._time_limit)
             self._child = child
-            message = child.receive(None)
+            message = child.receive(max(self._time_limit, _LOADING))
             if isinstance(message, Ended):
                 self._lose(child)
                 starts += 1
@@ -240,11 +245,17 @@ class _Child:
 
     Args:
         settings: What it loads.
+        time_limit: Seconds that it may take to take in, or give out, a message that was begun.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, time_limit: float) -> None:
         self._pipe: Connection[Message, Message]
         self._pipe, theirs = Pipe()
+        self._deaf = False  # a process that stands still reads nothing, and what lies between us holds only so much
+        with socket.socket(fileno=os.dup(self._pipe.fileno())) as ours:
+            limit = struct.pack("ll", *divmod(math.ceil(time_limit * 1e6), 10**6))
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         root = str(Path(dynvid.__file__).parents[1])
         # Not by multiprocessing, which would run the script that called us once more. The process inherits the mask:
         # Ctrl-C is ours, also before the process can say so itself.
@@ -262,20 +273,28 @@ class _Child:
         self.send(settings)  # type: ignore[arg-type]
 
     def send(self, message: Message) -> None:
-        """Tell it something; where it has just died, the next answer says so."""
-        with suppress(OSError):
-            self._pipe.send(message)
-
-    def receive(self, limit: float | None) -> Message | Ended:
-        """What it says next, or how it ended."""
-        failed = ""
+        """Tell it something; where it has just died or does not take it in, an answer to come says so."""
+        if self._deaf:
+            return
         try:
-            if limit is not None and not self._pipe.poll(limit):
-                return Ended(f"no word for {limit:g} s", hung=True)
+            self._pipe.send(message)
+        except BlockingIOError:
+            self._deaf = True
+        except OSError:
+            pass
+
+    def receive(self, limit: float) -> Message | Ended:
+        """What it says next, or how it ended."""
+        failed, hung = "", Ended(f"no word for {limit:g} s", hung=True)
+        try:
+            if not self._pipe.poll(0 if self._deaf else limit):
+                return hung
             message = self._pipe.recv()
             if message[0] != "failed":
                 return message
             failed = message[1]
+        except BlockingIOError:  # within a message
+            return hung
         except (EOFError, OSError):
             pass
         except Exception as error:  # torn within a message
