@@ -11,17 +11,20 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
+from dynvid.data.video import VideoReader, open_video
 from dynvid.errors import InputError, MissingFileError, ModeError
 from dynvid.inference import Row, label_files, parts_of
-from dynvid.inference.bulk import journal, keys, results, rows, store, supervisor
+from dynvid.inference.bulk import child, journal, keys, results, rows, store, supervisor
 from dynvid.inference.bulk.child import Settings
 from dynvid.inference.bulk.journal import Journal
 from dynvid.inference.bulk.keys import Keys, key_of
@@ -461,10 +464,17 @@ class TestSupervisor:
         assert found == []
         assert all(count < supervisor.TRIES for count in ours._journal.tries.values())
 
-    @pytest.mark.slow
-    def test_no_memory_on_the_device_is_no_fault_of_a_video(self):
-        with pytest.raises(ModeError, match="no memory left on the GPU; fewer videos at a time"):
-            self.run(["/a", "/memory"])
+    @pytest.mark.parametrize(
+        ("video", "said"),
+        [
+            ("/memory", "no memory left on the GPU"),
+            ("/allocate", "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            ("/MemoryError", "MemoryError: Unable to allocate 9 GiB"),
+        ],
+    )
+    def test_no_memory_is_no_fault_of_a_video(self, video, said):
+        with pytest.raises(ModeError, match=f"{said}; fewer videos at a time"):
+            self.run(["/a", video])
 
     @pytest.mark.slow
     def test_a_model_that_cannot_be_loaded_is_said(self):
@@ -523,6 +533,19 @@ class TestLabelFiles:
         assert label_files("net", names, tmp_path).new == 250
         assert sorted(each["path"] for each in rows_in(tmp_path)) == sorted(names)
 
+    def test_an_outage_stops_the_run_and_what_could_not_be_read_then_is_done_again(self, tmp_path):
+        names = [f"{tmp_path}/{k}{' share' * (k in (3, 5) or 20 <= k < 60)}" for k in range(70)]
+        (tmp_path / "down").touch()
+        said = r"^20 videos in a row could not be read, which is no fault of theirs \(.*Stale file handle\); once"
+        with pytest.raises(ModeError, match=said):
+            label_files("net", names, tmp_path / "out")
+        assert [each["path"] for each in rows_in(tmp_path / "out")] == names[:20]
+        assert not json.loads((tmp_path / "out" / MANIFEST).read_text())["finished"]
+        (tmp_path / "down").unlink()
+        done = label_files("net", names, tmp_path / "out")
+        assert (done.totals.videos, done.new) == (70, 50)
+        assert done.totals.errors == {"[Errno N] Stale file handle": 2}
+
     def test_an_audit_goes_on_in_the_next_process_and_the_next_run(self, tmp_path):
         done = label_files("net", ["/a", "/kill", "/b"], tmp_path / "out", audit=0.5)
         assert done.audit["audited"] >= 2  # some may have been read together with the one that killed the process
@@ -575,6 +598,37 @@ class TestLabelFiles:
         assert sorted(each["path"] for each in rows_in(tmp_path / "out")) == ["/a", "/b", "/kill"]
         assert parts_of(out) == [f"{out}/part-000000.parquet"]
         assert label_files("net", ["/a", "/kill", "/b"], out).new == 0
+
+
+class TestWhoIsToBlame:
+    def test_the_machine_or_the_video(self, tmp_path, monkeypatch):
+        def to_blame(path, read=open_video):
+            found, doubtful = child._alone(lambda source: read(source), str(path))
+            assert found.error.startswith(str(path))
+            return "machine" if doubtful else "video"
+
+        (tmp_path / "bad.mp4").write_bytes(b"no video" * 100)
+        (tmp_path / "frames").mkdir()
+        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "frames" / "1.jpg")
+        whole = (tmp_path / "frames" / "1.jpg").read_bytes()
+        (tmp_path / "frames" / "1.jpg").write_bytes(whole[: len(whole) // 2])
+        assert to_blame(tmp_path / "gone.mp4") == "video"
+        assert to_blame(tmp_path / "bad.mp4") == "video"
+        assert to_blame(tmp_path / "bad.mp4" / "x.mp4") == "video"
+        assert to_blame(tmp_path / "frames", lambda path: open_video(path).clip([0], 32).read([0])) == "video"
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+        try:
+            assert to_blame(tmp_path / "bad.mp4") == "machine"  # too many open files
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+        def denied(path):
+            raise OSError("When reading 'a.mp4': AWS Error ACCESS_DENIED during HeadObject operation")
+
+        assert to_blame(f"file://{tmp_path}/gone.mp4", VideoReader) == "video"
+        monkeypatch.setattr(child, "filesystem_of", lambda uri: (SimpleNamespace(open_input_file=denied), "a.mp4"))
+        assert to_blame("s3://bucket/a.mp4", VideoReader) == "machine"
 
 
 class TestAddresses:

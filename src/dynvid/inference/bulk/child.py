@@ -2,15 +2,17 @@
 
 It is told videos by number and path, one after the other. Those of a company walk the route together, through
 `Recognizer.many`, until it is told that no more come; one that is read alone is the only one in its hands. It says of
-each video that it begins before it opens it. When its parent is gone it ends, whatever it is doing.
+each video that it begins before it opens it. One that cannot be read in company is read once more, by itself: that
+tells whether the video is at fault or the machine. When its parent is gone it ends, whatever it is doing.
 """
 
+import errno
 import io
 import os
 import signal
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -22,7 +24,6 @@ from dynvid.inference.bulk.rows import Row
 from dynvid.inference.bulk.store import filesystem_of, is_uri
 
 if TYPE_CHECKING:
-    from dynvid.data.dataset import Skipped
     from dynvid.inference.recognizer import Recognition, Recognizer
 
 
@@ -55,8 +56,19 @@ class Settings:
 
 # What a parent sends, beside the settings at first: ("video", number, path), ("end",) of a company, or
 # ("alone", number, path). What it gets: ("ready", words), ("refused", reason), ("begun", number),
-# ("row", number, row), ("audit", state), ("end",), ("broken", reason).
+# ("row", number, row, doubtful), ("audit", state), ("end",), ("broken", reason).
+# A row is doubtful if the machine may be to blame for it.
 Message = tuple[Any, ...]
+
+# What the operating system says of one file; anything else, such as too many open files, it says of itself.
+_OF_THE_FILE = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
+}
+
+
+class StorageError(OSError):
+    """Object storage does not answer, or not as it should; but it does not say that there is no such file."""
 
 
 class RemoteFile(io.RawIOBase):
@@ -72,7 +84,8 @@ class RemoteFile(io.RawIOBase):
     def _opened(self) -> Any:
         if self._file is None:
             system, path = filesystem_of(self.name)
-            self._file = system.open_input_file(path)
+            with _storage_errors():
+                self._file = system.open_input_file(path)
         return self._file
 
     def readable(self) -> bool:
@@ -85,7 +98,9 @@ class RemoteFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """See `io.RawIOBase`."""
-        read = self._opened().read(len(buffer))
+        file = self._opened()
+        with _storage_errors():
+            read = file.read(len(buffer))
         buffer[: len(read)] = read
         return len(read)
 
@@ -96,6 +111,16 @@ class RemoteFile(io.RawIOBase):
     def tell(self) -> int:
         """See `io.IOBase`."""
         return int(self._opened().tell())
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno in _OF_THE_FILE:
+            raise
+        raise StorageError(" ".join(str(error).split())) from error
 
 
 def main(pipe: int) -> None:
@@ -126,18 +151,16 @@ def main(pipe: int) -> None:
         try:
             if order[0] == "alone":
                 parent.send(("begun", order[1]))
-                parent.send(("row", order[1], _alone(recognizer, order[2])))
+                parent.send(("row", order[1], *_alone(recognizer, order[2])))
             elif order[0] == "video":
                 _together(recognizer, settings, order, orders, parent)
             if recognizer.audit:
                 parent.send(("audit", recognizer.audit.plain() | {"said": str(recognizer.audit)}))
             parent.send(("end",))
         except Exception as error:
-            import torch
-
             said = f"{type(error).__name__}: {' '.join(str(error).split())}"
             with suppress(OSError):  # the parent may be what is gone
-                parent.send(("broken" if isinstance(error, torch.OutOfMemoryError) else "failed", said))
+                parent.send(("broken" if _is_out_of_memory(error) else "failed", said))
             os._exit(1)  # at once, although threads may still be decoding
 
 
@@ -168,33 +191,56 @@ def _together(
             yield _source(path)
             order = orders.get()
 
+    from dynvid.data.dataset import Skipped
+
     for found in recognizer.many(videos(), settings.batch_size, settings.workers):
         number, path = begun.popleft()
-        parent.send(("row", number, _row(recognizer, path, found)))
+        if isinstance(found, Skipped):
+            parent.send(("row", number, *_alone(recognizer, path)))
+        else:
+            parent.send(("row", number, _row(recognizer, path, found), False))
 
 
-def _alone(recognizer: "Recognizer", path: str) -> Row:
-    import torch
-
+def _alone(recognizer: "Recognizer", path: str) -> tuple[Row, bool]:
+    """The row of a video, and whether the machine may be to blame for it."""
     from dynvid.inference.recognizer import reason
 
     try:
-        return _row(recognizer, path, recognizer(_source(path)))
-    except torch.OutOfMemoryError:
-        raise  # the machine's fault, not the video's
+        return _row(recognizer, path, recognizer(_source(path))), False
     except Exception as error:
-        return Row(path, error=reason(path, error))
+        if _is_out_of_memory(error):
+            raise  # the machine's fault, not the video's
+        return Row(path, error=reason(path, error)), any(map(_is_of_the_machine, _causes(error)))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came of, and so on; but not what FFmpeg says, since damaged files make it say anything."""
+    import av
+
+    while error is not None:
+        if not isinstance(error, av.FFmpegError):
+            yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return any(isinstance(e, kinds) or "can't allocate memory" in str(e) for e in _causes(error))
+
+
+def _is_of_the_machine(error: BaseException) -> bool:
+    # Pillow says what is wrong with a picture by an OSError without a number.
+    known = isinstance(error, OSError) and error.errno is not None and error.errno not in _OF_THE_FILE
+    return known or isinstance(error, StorageError)
 
 
 def _source(path: str) -> Any:
     return RemoteFile(path) if is_uri(path) else path
 
 
-def _row(recognizer: "Recognizer", path: str, found: "Recognition | Skipped") -> Row:
-    from dynvid.data.dataset import Skipped
-
-    if isinstance(found, Skipped):
-        return Row(path, error=found.reason)
+def _row(recognizer: "Recognizer", path: str, found: "Recognition") -> Row:
     return Row(
         path,
         found.label,

@@ -2,7 +2,8 @@
 
 When the process dies, or says nothing for too long, the videos that it had begun are tried one by one, each as the only
 one in its hands: so the culprit alone is blamed. A video that ends its process twice so is set aside, with a row that
-says it.
+says it. Such rows, and those of videos that could not be read for a reason that the machine may have given, are held
+back until another video is read; where none is, the run stops and they are done again.
 """
 
 import math
@@ -31,12 +32,17 @@ from dynvid.inference.bulk.rows import Row
 TRIES = 2
 """How often a video may end the process that reads it alone."""
 
-_MOST_IN_A_ROW = 20  # set aside without one that is read in between: then it is the machine
+_Found = tuple[Row, bool]  # and whether the machine may be to blame for it
+_MOST_IN_A_ROW = 20  # doubtful rows without another in between: then it is the machine
 _MOST_STARTS = 3  # of a process that comes to nothing
 _LOADING = 600.0  # seconds that a process may load a model without a word, if the limit is not longer
 _PROGRAM = (
     "import sys; sys.path.append(sys.argv[1]); from dynvid.inference.bulk.child import main; main(int(sys.argv[2]))"
 )
+
+
+_KILLED = "ended the process that read them ({}), and none was read in between: has the machine enough memory?"
+_UNREADABLE = "could not be read, which is no fault of theirs ({}); once that is mended, the same call goes on"
 
 
 class Ended(NamedTuple):
@@ -76,7 +82,8 @@ class Supervisor:
         self._child: _Child | None = None
         self._words: list[str] = []
         self._alone: int | None = None  # the key of the video that is being tried alone
-        self._number = self._fruitless = 0
+        self._aside: list[Row] = []  # held back until a row comes that shows that the machine is not to blame
+        self._number = self._fruitless = self._in_a_row = 0
         self.audit: dict[str, Any] | None = settings.audited
 
     def run(self, videos: Iterable[str]) -> Iterator[Row]:
@@ -90,7 +97,6 @@ class Supervisor:
         """
         suspected = self._journal.begun | set(self._journal.tries)
         suspects: deque[str] = deque()
-        aside: list[Row] = []  # held back until a video is read, which shows that the machine is not to blame
 
         def in_company() -> Iterator[str]:
             for path in videos:
@@ -101,9 +107,8 @@ class Supervisor:
 
         coming = _PushBack(in_company())
         while True:
-            for found in self._together(coming, suspects):
-                yield from _all_of(aside)
-                yield found
+            for row, doubtful in self._together(coming, suspects):
+                yield from self._weighed(row, _UNREADABLE.format(row.error) if doubtful else "")
             none_left = coming.is_empty()  # which may find suspects on the way
             if none_left and not suspects:
                 break
@@ -113,23 +118,34 @@ class Supervisor:
                 path = suspects.popleft()
                 how = self._tried_in_vain(path)
                 if how is None:
-                    row, how = self._try(path)
-                    if row is not None:
-                        yield from _all_of(aside)
-                        yield row
+                    found, how = self._try(path)
+                    if found is not None:
+                        row, doubtful = found
+                        yield from self._weighed(row, _UNREADABLE.format(row.error) if doubtful else "")
                         continue
                     if self._journal.tries[key_of(path)] < TRIES:
                         suspects.append(path)  # at the end: whoever ends processes from outside hits another one next
                         continue
                 assert how is not None
-                aside.append(_set_aside(path, how, self._time_limit))
-                if len(aside) >= _MOST_IN_A_ROW:
-                    self._journal.forgive([key_of(row.path) for row in aside])
-                    raise ModeError(
-                        f"{_MOST_IN_A_ROW} videos in a row ended the process that read them ({how.said}), and none was "
-                        "read in between: has the machine enough memory?"
-                    )
-        yield from _all_of(aside)
+                yield from self._weighed(_set_aside(path, how, self._time_limit), _KILLED.format(how.said))
+        yield from self._held_back()
+
+    def _weighed(self, row: Row, otherwise: str) -> Iterator[Row]:
+        """Hand out a row, and those before it; one that the machine may be to blame for, as is said, is held back."""
+        if not otherwise:
+            self._in_a_row = 0
+            yield from self._held_back()
+            yield row
+            return
+        self._aside.append(row)
+        self._in_a_row += 1
+        if self._in_a_row >= _MOST_IN_A_ROW:
+            self._journal.forgive([key_of(row.path) for row in self._aside])
+            raise ModeError(f"{self._in_a_row} videos in a row {otherwise}")
+
+    def _held_back(self) -> Iterator[Row]:
+        held, self._aside = self._aside, []
+        yield from held
 
     def close(self) -> None:
         """End the process, on purpose: what it was reading is not to blame."""
@@ -140,7 +156,7 @@ class Supervisor:
             self._journal.release([] if self._alone is None else [self._alone])
         self._alone = None
 
-    def _together(self, coming: "_PushBack", suspects: deque[str]) -> Iterator[Row]:
+    def _together(self, coming: "_PushBack", suspects: deque[str]) -> Iterator[_Found]:
         """Read videos until no more come, or the process dies: then `suspects` are those that it had begun."""
         sent: dict[int, str] = {}
         begun: dict[int, str] = {}
@@ -177,30 +193,30 @@ class Supervisor:
                 self._journal.begin(key_of(begun[message[1]]))
             elif kind == "row":
                 self._journal.answer(key_of(begun.pop(message[1])))
-                yield message[2]
+                yield message[2], message[3]
             elif self._is_end(message):
                 return
 
-    def _try(self, path: str) -> tuple[Row | None, Ended | None]:
+    def _try(self, path: str) -> tuple[_Found | None, Ended | None]:
         """Read a video alone: its row, or how the process ended."""
         child, key = self._ready(), key_of(path)
         self._alone = key
         self._journal.begin(key, alone=True)
         self._number += 1
         child.send(("alone", self._number, path))
-        row: Row | None = None
+        found: _Found | None = None
         while True:
             message = child.receive(self._time_limit)
             if isinstance(message, Ended):
                 self._alone = None
                 self._lose(child)
-                return row, message
+                return found, message
             if message[0] == "row":
-                row = message[2]
+                found = message[2], message[3]
                 self._journal.answer(key)
                 self._alone = None
             elif self._is_end(message):
-                return row, None
+                return found, None
 
     def _is_end(self, message: Message) -> bool:
         """Take in what a process says of itself; whether it has done what it was told."""
@@ -337,10 +353,3 @@ def _set_aside(path: str, how: Ended, time_limit: float) -> Row:
     if how.hung:
         return Row(path, error=f"{path}: held up the process that read it for {time_limit:g} s, twice")
     return Row(path, error=f"{path}: killed the process that read it, twice ({how.said})")
-
-
-def _all_of(rows: list[Row]) -> Iterator[Row]:
-    """Hand out all rows of a list, and empty it."""
-    held = rows.copy()
-    rows.clear()
-    yield from held
