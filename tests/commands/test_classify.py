@@ -405,6 +405,7 @@ def test_each_video_is_audited_that_was_drawn(put, checkpoint, here, capsys):
     [
         (["--engine", "ray"], "--engine: goes with --out"),
         (["--time-limit", "9"], "--time-limit: goes with --out"),
+        (["--retry-errors"], "--retry-errors: goes with --out"),
         (["--out", "results", "--json"], "--json: goes without --out"),
         (["--out", "results", "--actors", "2"], "--actors: goes with --engine ray"),
         (["--out", "results", "--engine", "spark"], "invalid choice: 'spark'"),

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -306,6 +307,55 @@ class TestResults:
                 return
         pytest.fail("never came to the end")
 
+    @pytest.mark.parametrize("after", [False, True])
+    @pytest.mark.parametrize("name", ["replace", "unlink"])
+    def test_rows_with_errors_are_withdrawn_at_once_or_not_at_all(self, tmp_path, monkeypatch, name, after):
+        paths = [f"/{k}{' bad' * (k % 4 == 1 or k in (6, 7))}" for k in range(12)]
+        with Results(tmp_path / "whole", ME, part_rows=2) as ours:  # the fourth part holds nothing but errors
+            for path in paths:
+                ours.add(row(path) if "bad" not in path else Row(path, error=f"{path}: no video"))
+            ours.finish()
+        totals, readable = ours.totals, [path for path in paths if "bad" not in path]
+        real, countdown = getattr(os, name), [0]
+
+        def stopped(*arguments, **options):
+            countdown[0] -= 1
+            if countdown[0] == 0 and not after:
+                raise KeyboardInterrupt
+            real(*arguments, **options)
+            if countdown[0] == 0:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(os, name, stopped)
+        for number in range(1, 40):
+            out = tmp_path / str(number)
+            shutil.copytree(tmp_path / "whole", out)
+            countdown[0], came = number, False
+            try:
+                with Results(out, ME, retry_errors=True):
+                    came = True
+            except KeyboardInterrupt:
+                pass
+            countdown[0] = 0
+            found = sorted(each["path"] for each in rows_in(out))
+            assert found == sorted(readable if came else found)
+            assert found in (sorted(paths), sorted(readable))
+            with Results(out, ME) as ours:
+                assert ours.totals.videos == len(found)
+            with Results(out, ME, retry_errors=True, part_rows=2) as ours:
+                assert (ours.totals.videos, ours.totals.errors) == (len(readable), {})
+                assert ours.totals.saved == totals.saved
+                assert not json.loads((out / MANIFEST).read_text())["finished"]
+                assert [path for path in paths if ours.take(path)] == [path for path in paths if "bad" in path]
+                for path in paths:
+                    if "bad" in path:
+                        ours.add(row(path))
+            assert sorted(each["path"] for each in rows_in(out)) == sorted(paths)
+            assert sorted(out.glob("part-*")) == sorted(map(Path, parts_of(out)))
+            if came:
+                return
+        pytest.fail("never came to the end")
+
     def test_no_part_is_written_over_whose_manifest_may_have_arrived(self, tmp_path, monkeypatch):
         written, write = [], Folder.write
 
@@ -545,6 +595,9 @@ class TestLabelFiles:
         done = label_files("net", names, tmp_path / "out")
         assert (done.totals.videos, done.new) == (70, 50)
         assert done.totals.errors == {"[Errno N] Stale file handle": 2}
+        done = label_files("net", names, tmp_path / "out", retry_errors=True)
+        assert (done.totals.videos, done.new, done.totals.errors) == (70, 2, {})
+        assert sorted(each["path"] for each in rows_in(tmp_path / "out")) == sorted(names)
 
     def test_an_audit_goes_on_in_the_next_process_and_the_next_run(self, tmp_path):
         done = label_files("net", ["/a", "/kill", "/b"], tmp_path / "out", audit=0.5)

@@ -38,9 +38,15 @@ def run(arguments: list[str]) -> int:
     parser.add_count("--actors", None, "With --engine ray: how many actors; by default as many as there is room for.")
     parser.add_argument("--address", help="With --engine ray: of the cluster; by default RAY_ADDRESS, or this machine.")
     parser.add_count("--time-limit", None, "With --out: seconds without any answer that mean a hung process; 600.")
+    parser.add_argument(
+        "--retry-errors",
+        action="store_true",
+        default=None,
+        help="With --out: do those again that could not be read.",
+    )
     options = parser.parse_args(arguments)
     if options.out is None:
-        for name in ("engine", "actors", "address", "time_limit"):
+        for name in ("engine", "actors", "address", "time_limit", "retry_errors"):
             if getattr(options, name) is not None:
                 parser.error(f"--{name.replace('_', '-')}: goes with --out")
     else:
@@ -84,6 +90,7 @@ def _many(parser: Arguments, options: Any) -> int:
         address=options.address,
         time_limit=float(options.time_limit or 600),
         audit=options.audit,
+        retry_errors=bool(options.retry_errors),
     )
 
 

@@ -69,6 +69,7 @@ def label_files(
     time_limit: float = 600.0,
     audit: float | None = None,
     listing: dict[str, str] | None = None,
+    retry_errors: bool = False,
     report: Callable[[Progress], None] = lambda progress: None,
     say: Callable[[str], None] = lambda line: None,
     part_rows: int = 10_000,
@@ -99,6 +100,7 @@ def label_files(
         audit: As for `Recognizer`; a run that is taken up goes on with it. For the local engine.
         listing: Names what `videos` are, such as the digest of a list; results of another listing are refused. None
             takes a digest of `videos`, if they are a sequence.
+        retry_errors: Withdraw the rows of videos that earlier runs could not read, and do those again.
         report: Called after each row.
         say: Called with a line when something happens that a user should know.
         part_rows: Rows of a full part.
@@ -137,7 +139,7 @@ def label_files(
         "videos": listing or {},
     }
     where = os.path.abspath(model) if os.path.exists(model) else str(model)  # other processes start elsewhere
-    with Results(out, identity, part_rows, part_seconds) as results:
+    with Results(out, identity, part_rows, part_seconds, retry_errors) as results:
         settings = Settings(where, device, precision, optimize, runtime, batch_size, workers, audit, results.audit)
         progress = Progress(results.totals, results.totals.videos, audit=results.audit)
 

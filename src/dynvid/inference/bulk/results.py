@@ -66,6 +66,7 @@ class Results:
         identity: What the results are results of, as plain data, one value per name; results of another are refused.
         part_rows: Rows of a full part.
         part_seconds: Seconds after which a part is written although it is not full.
+        retry_errors: Withdraw the rows of videos that could not be read, so that these are done again.
         written: Called with the keys of the rows that a part has just made durable.
 
     Attributes:
@@ -83,6 +84,7 @@ class Results:
         identity: dict[str, Any],
         part_rows: int = 10_000,
         part_seconds: float = 60.0,
+        retry_errors: bool = False,
         written: Callable[[list[int]], None] = lambda keys: None,
     ) -> None:
         self.store: Store = store_at(out)
@@ -96,7 +98,7 @@ class Results:
         self._doubtful: dict[str, Any] | None = None  # a part of which it is not known whether the manifest names it
         self._begun = time.monotonic()
         try:
-            self._resume()
+            self._resume(retry_errors)
         except BaseException:
             self.store.close()
             raise
@@ -178,39 +180,64 @@ class Results:
         }
         self.store.write(MANIFEST, (strict_json.dumps(said, indent=1) + "\n").encode())
 
-    def _resume(self) -> None:
+    def _resume(self, retry_errors: bool) -> None:
         name = self.store.name
         manifest = _manifest(name, self.store.read(MANIFEST))
         there = sorted(each for each in self.store.names() if _PART.fullmatch(each))
         if manifest is None and there:
             raise InputError(f"{name}: holds {there[0]} but no {MANIFEST}; take another folder")
-        if manifest is None or not manifest["parts"]:
+        named = [part["file"] for part in manifest["parts"]] if manifest else []
+        self._next = 1 + max(map(_number_of, [*there, *named]), default=-1)
+        if manifest is None or not named:
             self._write_manifest([], finished=False)
             return
         _refuse_another(name, manifest, json.loads(strict_json.dumps(self._identity)))
         self._parts, self.audit = manifest["parts"], manifest["audit"]
+        if retry_errors and any(part["errors"] for part in self._parts):
+            self._withdraw_errors()
         for part in self._parts:
             self._count(part)
-        self._next = _number_of(self._parts[-1]["file"]) + 1
         for each in {*there} - {part["file"] for part in self._parts}:
             self.store.remove(each)  # written, but stopped before the manifest could name it
 
+    def _withdraw_errors(self) -> None:
+        """Write the parts with errors anew, less these and under new names; then the manifest names those instead."""
+        parts = []
+        for part in self._parts:
+            if part["errors"]:
+                table = self._table(part, SCHEMA.names)
+                table = table.filter(table["error"].is_null())
+                name, self._next = _name_of(self._next), self._next + 1
+                part = part | {"file": name, "rows": len(table), "errors": {}}
+                if not len(table):
+                    continue
+                self.store.write(name, _written(table))
+            parts.append(part)
+        parts.sort(key=lambda part: _number_of(part["file"]))
+        self._write_manifest(parts, finished=False)
+        self._parts = parts
+
     def _count(self, part: dict[str, Any]) -> None:
         """Take in a part of an earlier run."""
+        self._table(part, ["key"], count=True)
+        self.totals.include(Totals(part["rows"], part["gmacs"], part["saved"], Counter(part["errors"])))
+
+    def _table(self, part: dict[str, Any], columns: list[str], count: bool = False) -> pa.Table:
+        """Columns of a part that the manifest names; to count it takes in its keys, which must be new."""
         name = inside(self.store.name, part["file"])
         content = self.store.read(part["file"])
         try:
             if content is None:
                 raise InputError("it is gone")
-            keys = pq.read_table(pa.BufferReader(content), columns=["key"])["key"].to_numpy()
-            if len(keys) != part["rows"] or self._keys.update(keys) != len(keys):
+            table = pq.read_table(pa.BufferReader(content), columns=columns)
+            if len(table) != part["rows"] or (count and self._keys.update(table["key"].to_numpy()) != len(table)):
                 raise InputError("it holds other rows")
         except (InputError, pa.ArrowException, OSError, KeyError) as error:
             raise InputError(
                 f"{name}: counted by {MANIFEST}, but cannot be read ({' '.join(str(error).split())}); "
                 "bring it back, or take another folder"
             ) from error
-        self.totals.include(Totals(part["rows"], part["gmacs"], part["saved"], Counter(part["errors"])))
+        return table
 
 
 def parts_of(out: str | Path) -> list[str]:
@@ -298,8 +325,12 @@ def _parquet(rows: list[Row], keys: list[int]) -> bytes:
     for number, column in enumerate(SCHEMA.names[1:]):
         values = [row[number] for row in rows]
         columns.append(pa.array([_text(v) if isinstance(v, str) else v for v in values], SCHEMA.field(column).type))
+    return _written(pa.Table.from_arrays(columns, schema=SCHEMA))
+
+
+def _written(table: pa.Table) -> bytes:
     file = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), file, compression="zstd")
+    pq.write_table(table, file, compression="zstd")
     return file.getvalue()
 
 
