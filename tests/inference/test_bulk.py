@@ -698,6 +698,26 @@ class TestAddresses:
         assert not is_uri("/a/s3://b")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_by_a_signal_to_all_processes_keeps_the_rows_and_blames_nobody(tmp_path, number):
+    names = [f"/slow {k}" for k in range(5000)]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    (tmp_path / "program.py").write_text(
+        "import sys\nfrom dynvid.cli import main\nfrom dynvid.inference.bulk import supervisor\n"
+        f"supervisor._PROGRAM = {PROGRAM!r}\nmain(['classify', 'net', 'list.txt', '--out', 'out'])"
+    )
+    command = [sys.executable, tmp_path / "program.py"]
+    run = subprocess.Popen(command, start_new_session=True, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    begun = tmp_path / "out" / "begun.journal"
+    while run.poll() is None and not (begun.exists() and begun.stat().st_size > 1000):
+        time.sleep(0.01)
+    os.killpg(run.pid, number)
+    assert run.communicate()[1].endswith("dynvid: interrupted\n")
+    assert run.returncode == 128 + signal.SIGINT
+    assert begun.read_bytes() == b""
+    assert 0 < len(rows_in(tmp_path / "out")) < 5000
+
+
 @pytest.mark.slow
 def test_kills_at_random_points_lose_nothing_and_double_nothing(tmp_path):
     """Without a net, so that there are many kills; `benchmarks/bulk_kills.py` does the same with one."""

@@ -1,8 +1,12 @@
 """`dynvid classify --out`: label very many files, and say how far it has come."""
 
+import signal
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any, Self
 
@@ -11,6 +15,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from dynvid.commands.listing import check, names_of, stream
+from dynvid.inference.bulk.child import STOPS
 from dynvid.inference.bulk.label import Progress, label_files
 from dynvid.text import printable
 
@@ -35,7 +40,7 @@ def classify_many(model: str, paths: list[str], out: str, **options: Any) -> int
     """
     check(paths)
     passed: Counter[str] = Counter()
-    with _Shown(paths) as shown:
+    with _stopped_like_ctrl_c(), _Shown(paths) as shown:
         done = label_files(
             model,
             stream(paths, passed),
@@ -51,6 +56,26 @@ def classify_many(model: str, paths: list[str], out: str, **options: Any) -> int
         shown.say(f"passed over: {kinds}")
     print(summary(done, out))
     return int(done.totals.unreadable > 0)
+
+
+@contextmanager
+def _stopped_like_ctrl_c() -> Iterator[None]:
+    """Let whoever ends this process, or closes its terminal, interrupt it, so that what was found is written."""
+
+    def interrupt(number: int, frame: object) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)  # once is enough
+        raise KeyboardInterrupt
+
+    # What is ignored, as by nohup, stays so; and only the main thread may ask for signals.
+    mine = threading.current_thread() is threading.main_thread()
+    stops = [each for each in STOPS if mine and signal.getsignal(each) == signal.SIG_DFL]
+    before = {each: signal.signal(each, interrupt) for each in stops}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def summary(done: Progress, out: str) -> str:

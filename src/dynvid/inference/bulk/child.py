@@ -67,6 +67,10 @@ _OF_THE_FILE = {
 }
 
 
+STOPS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
+"""Signals that come to a whole group of processes, and are for the parent alone: when that ends, this one does."""
+
+
 class StorageError(OSError):
     """Object storage does not answer, or not as it should; but it does not say that there is no such file."""
 
@@ -129,7 +133,8 @@ def main(pipe: int) -> None:
     Args:
         pipe: The file descriptor of its end of the pipe to its parent.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    for each in STOPS:
+        signal.signal(each, signal.SIG_IGN)
     parent: Connection[Message, Message] = Connection(pipe)
     settings: Settings = parent.recv()  # type: ignore[assignment]
     orders: SimpleQueue[Message] = SimpleQueue()

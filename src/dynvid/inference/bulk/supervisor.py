@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import dynvid
 from dynvid.errors import InputError, ModeError
-from dynvid.inference.bulk.child import Message, Settings
+from dynvid.inference.bulk.child import STOPS, Message, Settings
 from dynvid.inference.bulk.journal import Journal
 from dynvid.inference.bulk.keys import key_of
 from dynvid.inference.bulk.rows import Row
@@ -274,8 +274,8 @@ class _Child:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         root = str(Path(dynvid.__file__).parents[1])
         # Not by multiprocessing, which would run the script that called us once more. The process inherits the mask:
-        # Ctrl-C is ours, also before the process can say so itself.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Ctrl-C and the like are ours, also before the process can say so itself.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _PROGRAM, root, str(theirs.fileno())],
