@@ -45,6 +45,7 @@ class Recognizer:
             os._exit(3)
         made = cls()
         made.audit = Audit() if audit else None
+        made.recipe = types.SimpleNamespace(precision="float32" if precision == "auto" else precision)
         return made
 
     def notes(self):
@@ -74,7 +75,12 @@ class Recognizer:
             self.audit.audited += 1
         exit_taken = types.SimpleNamespace(frames=2, depth=len(path) % 3 + 1)
         return types.SimpleNamespace(
-            label=path[::-1], probability=0.5, exit=exit_taken, gmacs=1.0, milliseconds=2.0, path=path
+            label=path[::-1] + " in bfloat16" * (self.recipe.precision == "bfloat16"),
+            probability=0.5,
+            exit=exit_taken,
+            gmacs=1.0,
+            milliseconds=2.0,
+            path=path,
         )
 
     def many(self, videos, batch_size, workers):

@@ -27,9 +27,9 @@ from dynvid.errors import InputError, MissingFileError, ModeError
 from dynvid.inference import Row, label_files, parts_of
 from dynvid.inference.bulk import child, journal, keys, results, rows, store, supervisor
 from dynvid.inference.bulk.child import Settings
+from dynvid.inference.bulk.digests import digest_of_model
 from dynvid.inference.bulk.journal import Journal
 from dynvid.inference.bulk.keys import Keys, key_of
-from dynvid.inference.bulk.label import digest_of_model
 from dynvid.inference.bulk.results import MANIFEST, Results
 from dynvid.inference.bulk.rows import kind_of
 from dynvid.inference.bulk.store import Folder, filesystem_of, is_uri
@@ -612,6 +612,37 @@ class TestLabelFiles:
         more = label_files("net", ["/a", "/b", "/c"], tmp_path / "more", audit=0.5, listing=listing)
         assert (first.audit["audited"], more.audit["audited"]) == (2, 3)
         assert label_files("net", ["/a"], tmp_path / "none").audit is None
+
+    def test_a_precision_that_was_chosen_is_kept(self, tmp_path):
+        def made_in():
+            return json.loads((tmp_path / MANIFEST).read_text())["settings"]["precision"]
+
+        label_files("net", ["/a"], tmp_path)
+        assert made_in() == "float32"  # what auto is here
+        for precision in "auto", "float32":
+            label_files("net", ["/a"], tmp_path, precision=precision)
+            assert made_in() == "float32"
+        with pytest.raises(InputError, match="other settings: precision float32, now bfloat16"):
+            label_files("net", ["/a"], tmp_path, precision="bfloat16")
+        manifest = json.loads((tmp_path / MANIFEST).read_text())
+        manifest["settings"]["precision"] = "bfloat16"  # as another machine's processor has it
+        (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+        label_files("net", ["/a", "/b"], tmp_path, listing=manifest["videos"])
+        assert {each["label"] for each in rows_in(tmp_path)} == {"a/", "b/ in bfloat16"}
+        assert made_in() == "bfloat16"
+
+    def test_another_model_in_the_place_of_the_first_is_refused(self, tmp_path):
+        model, names = tmp_path / "net", ["/a", "/kill", "/b"]
+        model.write_bytes(b"first")
+
+        def replaced(progress):
+            model.write_bytes(b"second")
+
+        with pytest.raises(InputError, match=f"^{model}: is another model than the one that was begun with"):
+            label_files(model, names, tmp_path / "out", report=replaced)
+        assert [each["path"] for each in rows_in(tmp_path / "out")] != []
+        model.write_bytes(b"first")
+        assert label_files(model, names, tmp_path / "out").totals.videos == 3
 
     def test_another_list_is_refused(self, tmp_path):
         label_files("net", ["/a"], tmp_path)

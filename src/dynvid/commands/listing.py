@@ -11,8 +11,9 @@ from stat import S_ISDIR, S_ISREG
 from dynvid.data.suffixes import VIDEO_SUFFIXES, is_frame
 from dynvid.data.walk import is_folder
 from dynvid.errors import InputError, MissingFileError
+from dynvid.inference.bulk.digests import digest_of_file
 from dynvid.inference.bulk.keys import Keys, key_of
-from dynvid.inference.bulk.label import absolute, digest_of_file
+from dynvid.inference.bulk.label import absolute
 from dynvid.inference.bulk.rows import Row
 from dynvid.inference.bulk.store import is_uri
 

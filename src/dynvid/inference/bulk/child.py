@@ -19,7 +19,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from dynvid.errors import DynvidError
+from dynvid.errors import DynvidError, InputError
+from dynvid.inference.bulk.digests import digest_of_model
 from dynvid.inference.bulk.rows import Row
 from dynvid.inference.bulk.store import filesystem_of, is_uri
 
@@ -41,6 +42,7 @@ class Settings:
         workers: Threads that decode; None takes one per CPU, up to 8.
         audit: Share of videos that are audited.
         audited: What the audit of an earlier process said at last, to go on from.
+        digest: Of the model, as `digest_of_model` takes it; another one is refused. None takes any.
     """
 
     model: str
@@ -52,10 +54,11 @@ class Settings:
     workers: int | None = None
     audit: float | None = None
     audited: dict[str, Any] | None = None
+    digest: str | None = None
 
 
 # What a parent sends, beside the settings at first: ("video", number, path), ("end",) of a company, or
-# ("alone", number, path). What it gets: ("ready", words), ("refused", reason), ("begun", number),
+# ("alone", number, path). What it gets: ("ready", words, precision), ("refused", reason), ("begun", number),
 # ("row", number, row, doubtful), ("audit", state), ("end",), ("broken", reason).
 # A row is doubtful if the machine may be to blame for it.
 Message = tuple[Any, ...]
@@ -145,12 +148,15 @@ def main(pipe: int) -> None:
         names = ("device", "precision", "optimize", "runtime", "audit")
         how: dict[str, Any] = {name: getattr(settings, name) for name in names}
         recognizer = Recognizer.load(settings.model, **how)
+        if settings.digest is not None and digest_of_model(settings.model) != settings.digest:
+            raise InputError(f"{settings.model}: is another model than the one that was begun with; bring that back")
         if settings.audited and recognizer.audit:
             recognizer.audit.resume(settings.audited)
     except (DynvidError, OSError) as error:
         parent.send(("refused", str(error)))
         return
-    parent.send(("ready", recognizer.notes()))
+    precision = recognizer.recipe.precision if recognizer.recipe else settings.precision
+    parent.send(("ready", recognizer.notes(), precision))
     while True:
         order = orders.get()
         try:

@@ -5,12 +5,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 from dynvid.errors import InputError, ModeError
 from dynvid.inference.bulk.child import Settings
+from dynvid.inference.bulk.digests import digest_of_model, digest_of_names
 from dynvid.inference.bulk.journal import Journal
 from dynvid.inference.bulk.results import Results
 from dynvid.inference.bulk.rows import Row, Totals
@@ -133,14 +133,25 @@ def label_files(
         raise InputError(f"time_limit={time_limit}: more than 0 seconds")
     if listing is None and isinstance(videos, Sequence):
         listing = {"listed": digest_of_names(absolute(each.path if isinstance(each, Row) else each) for each in videos)}
-    identity = {
+    identity: dict[str, Any] = {
         "model": digest_of_model(model),
         "settings": {"precision": precision, "optimize": optimize, "runtime": runtime},
         "videos": listing or {},
     }
     where = os.path.abspath(model) if os.path.exists(model) else str(model)  # other processes start elsewhere
     with Results(out, identity, part_rows, part_seconds, retry_errors) as results:
-        settings = Settings(where, device, precision, optimize, runtime, batch_size, workers, audit, results.audit)
+        settings = Settings(
+            where,
+            device,
+            results.identity["settings"]["precision"],
+            optimize,
+            runtime,
+            batch_size,
+            workers,
+            audit,
+            results.audit,
+            identity["model"],
+        )
         progress = Progress(results.totals, results.totals.videos, audit=results.audit)
 
         def add(row: Row) -> None:
@@ -170,6 +181,7 @@ def label_files(
         try:
             for row in worker.run(waiting()):
                 results.audit = progress.audit = worker.audit or results.audit
+                results.identity["settings"]["precision"] = worker.precision
                 add(row)
         finally:
             worker.close()
@@ -181,29 +193,3 @@ def label_files(
 def absolute(path: str | Path) -> str:
     """A path as it is written into results: absolute, or an address as it is."""
     return str(path) if is_uri(str(path)) else os.path.abspath(path)
-
-
-def digest_of_model(model: str | Path) -> str:
-    """What tells a model from others: a digest of the file, or of all files of a folder; a name stands for itself."""
-    path = Path(model)
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return digest_of_names(f"{file.relative_to(path)} {digest_of_file(file)}" for file in files)
-    return digest_of_file(path) if path.is_file() else str(model)
-
-
-def digest_of_file(path: str | Path) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return f"sha256:{digest.hexdigest()}"
-
-
-def digest_of_names(names: Iterable[str]) -> str:
-    """SHA-256 of names, in their order."""
-    digest = sha256()
-    for name in names:
-        digest.update(os.fsencode(name) + b"\0")
-    return f"sha256:{digest.hexdigest()}"

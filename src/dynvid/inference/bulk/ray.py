@@ -5,11 +5,13 @@ are with one machine, and a run is taken up in the same way. Ray restarts actors
 and no more, and gives their blocks to another. A video that kills the process that reads it never kills the actor.
 """
 
+import json
 import logging
 import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -35,7 +37,13 @@ class Cluster:
         time_limit: See `Supervisor`.
         actors: How many; None takes as many as there is room for.
         address: Of the cluster; None takes that of `RAY_ADDRESS`, or starts Ray on this machine.
-        say: See `Supervisor`.
+        say: See `Supervisor`; each line is said once, whoever of them says it.
+
+    Attributes:
+        precision: See `Supervisor`.
+
+    Raises:
+        InputError: There is no such cluster.
     """
 
     audit = None  # of one process each, which would say little
@@ -49,7 +57,11 @@ class Cluster:
         say: Callable[[str], None],
     ) -> None:
         self._ray, self._data = require("ray"), require("ray.data")
-        self._settings, self._time_limit, self._actors = settings, time_limit, actors
+        # Ray gives an actor as many processors, where a process of its own would take all that it sees.
+        self._settings = replace(settings, workers=settings.workers or 1)
+        self._time_limit, self._actors, self._say = time_limit, actors, say
+        self._told: set[str] = set()
+        self.precision = settings.precision
         self._started = not self._ray.is_initialized()
         if self._started:
             self._ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="warning")
@@ -74,7 +86,7 @@ class Cluster:
         size = _BLOCK * self._settings.batch_size
         # Made block by block, since Ray would put all of a list of paths, which is small, into one.
         blocks = [_paths(paths[start : start + size]) for start in range(0, len(paths), size)]
-        cpus, gpus = self._settings.workers or 1, 0
+        gpus = 0
         if self._settings.device != "cpu" and self._ray.cluster_resources().get("GPU"):
             gpus = 1
         pool = {"size": self._actors} if self._actors else {"min_size": 1, "max_size": len(blocks)}
@@ -88,13 +100,28 @@ class Cluster:
                 batch_size=None,  # a block as it is
                 batch_format="pyarrow",
                 zero_copy_batch=True,
-                num_cpus=cpus,
+                num_cpus=self._settings.workers,
                 num_gpus=gpus,
                 max_restarts=_RESTARTS,
                 max_task_retries=_RETRIES,
             )
         for table in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for said in filter(None, table["said"].to_pylist()):
+                self._hear(*json.loads(said))
             yield from _rows(table)
+
+    def _hear(self, precision: str, lines: list[str]) -> None:
+        """Take in what an actor has said."""
+        if self.precision not in ("auto", precision):
+            raise ModeError(
+                f"the machines compute in {self.precision} and in {precision}, each as it is faster; take one: "
+                f"--precision {self.precision}"
+            )
+        self.precision = precision
+        for line in lines:
+            if line not in self._told:
+                self._told.add(line)
+                self._say(line)
 
 
 def _reason(error: BaseException) -> str:
@@ -116,27 +143,34 @@ class Actor:
     """
 
     def __init__(self, settings: Settings, time_limit: float) -> None:
-        self._supervisor = Supervisor(settings, time_limit)
+        self._said: list[str] = []
+        self._supervisor = Supervisor(settings, time_limit, say=self._said.append)
 
     def __call__(self, paths: pa.Table) -> pa.Table:
         """Label the videos of a block."""
         names = [os.fsdecode(path) for path in paths["path"].to_pylist()]
-        return _table(list(self._supervisor.run(names)))
+        rows = list(self._supervisor.run(names))
+        said = json.dumps([self._supervisor.precision, self._said])
+        self._said.clear()
+        return _table(rows, said)
 
 
 def _paths(paths: list[str]) -> pa.Table:
     return pa.table({"path": pa.array([os.fsencode(path) for path in paths], pa.binary())})
 
 
-_COLUMNS = {"path": pa.binary(), "label": pa.binary(), "error": pa.binary(), "frames": pa.int32(), "depth": pa.int32()}
-_SCHEMA = pa.schema([(name, _COLUMNS.get(name, pa.float64())) for name in Row._fields])
+_COLUMNS = dict.fromkeys(("path", "label", "error", "said"), pa.binary()) | dict.fromkeys(
+    ("frames", "depth"), pa.int32()
+)
+_SCHEMA = pa.schema([(name, _COLUMNS.get(name, pa.float64())) for name in (*Row._fields, "said")])
 
 
-def _table(rows: list[Row]) -> pa.Table:
-    """Rows as a table: words as bytes, since names of files may be no UTF-8."""
+def _table(rows: list[Row], said: str) -> pa.Table:
+    """Rows as a table, the first with what is said: words as bytes, since names of files may be no UTF-8."""
+    words = [said, *[None] * (len(rows) - 1)]
     columns = [
         pa.array([os.fsencode(x) if isinstance(x, str) else x for x in values], each.type)
-        for values, each in zip(zip(*rows, strict=True), _SCHEMA, strict=True)
+        for values, each in zip([*zip(*rows, strict=True), words], _SCHEMA, strict=True)
     ]
     return pa.Table.from_arrays(columns, schema=_SCHEMA)
 

@@ -64,6 +64,7 @@ class Results:
     Args:
         out: The folder, or an address such as `s3://bucket/results`.
         identity: What the results are results of, as plain data, one value per name; results of another are refused.
+            Where the precision in its `settings` is `auto`, it is what the results there were made in.
         part_rows: Rows of a full part.
         part_seconds: Seconds after which a part is written although it is not full.
         retry_errors: Withdraw the rows of videos that could not be read, so that these are done again.
@@ -71,6 +72,7 @@ class Results:
 
     Attributes:
         store: Where they lie.
+        identity: What they are results of.
         totals: Over all rows, those that are not in a part yet included.
         audit: What the audit says so far, for the manifest; None without one.
 
@@ -89,7 +91,7 @@ class Results:
     ) -> None:
         self.store: Store = store_at(out)
         self.written = written
-        self._identity, self._part_rows, self._part_seconds = identity, part_rows, part_seconds
+        self.identity, self._part_rows, self._part_seconds = identity, part_rows, part_seconds
         self._keys, self.totals = Keys(), Totals()
         self.audit: dict[str, Any] | None = None
         self._rows: list[Row] = []
@@ -173,7 +175,7 @@ class Results:
         said = {
             "dynvid_results": _VERSION,
             "dynvid": dynvid.__version__,
-            **self._identity,
+            **self.identity,
             "finished": finished,
             "audit": self.audit,
             "parts": parts,
@@ -191,7 +193,10 @@ class Results:
         if manifest is None or not named:
             self._write_manifest([], finished=False)
             return
-        _refuse_another(name, manifest, json.loads(strict_json.dumps(self._identity)))
+        settings, made = self.identity.get("settings", {}), manifest.get("settings")
+        if settings.get("precision") == "auto" and isinstance(made, dict):
+            self.identity = self.identity | {"settings": settings | {"precision": made.get("precision")}}
+        _refuse_another(name, manifest, json.loads(strict_json.dumps(self.identity)))
         self._parts, self.audit = manifest["parts"], manifest["audit"]
         if retry_errors and any(part["errors"] for part in self._parts):
             self._withdraw_errors()

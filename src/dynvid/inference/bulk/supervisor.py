@@ -68,6 +68,7 @@ class Supervisor:
 
     Attributes:
         audit: What the audit says so far, as plain data; None without one.
+        precision: That of the settings, and what `auto` has come to once a process is ready.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Supervisor:
         self._aside: list[Row] = []  # held back until a row comes that shows that the machine is not to blame
         self._number = self._fruitless = self._in_a_row = 0
         self.audit: dict[str, Any] | None = settings.audited
+        self.precision = settings.precision
 
     def run(self, videos: Iterable[str]) -> Iterator[Row]:
         """Label videos, in no particular order; what cannot be read is a row too.
@@ -230,7 +232,7 @@ class Supervisor:
         """A process that has loaded the model."""
         starts = 0
         while self._child is None:
-            child = _Child(replace(self._settings, audited=self.audit), self._time_limit)
+            child = _Child(replace(self._settings, audited=self.audit, precision=self.precision), self._time_limit)
             self._child = child
             message = child.receive(max(self._time_limit, _LOADING))
             if isinstance(message, Ended):
@@ -244,7 +246,7 @@ class Supervisor:
             else:
                 for line in message[1] if not self._words else ():
                     self._say(line)
-                self._words = message[1] or [""]
+                self._words, self.precision = message[1] or [""], message[2]
         return self._child
 
     def _lose(self, child: "_Child") -> None:
