@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 
 from dynvid import UnifiedExitNet
-from dynvid.errors import ModeError
+from dynvid.errors import InputError, ModeError
 from dynvid.inference import label_files, parts_of
 from dynvid.module import DynamicInferenceModule
 
@@ -96,6 +96,12 @@ def pids(words):
     while more := {pid for pid, parent in parents.items() if parent in mine} - mine:
         mine |= more
     return [pid for pid in mine if words in lines.get(pid, b"")]
+
+
+def test_an_address_without_a_cluster_is_one_line(folder):
+    (folder / "any.ckpt").write_bytes(b"")
+    with pytest.raises(InputError, match=r"^address=nonsense: Ray finds no cluster there \(Invalid address[^\n]*\)$"):
+        label_files(folder / "any.ckpt", ["/a"], folder / "nowhere", engine="ray", address="nonsense")
 
 
 def test_an_actor_and_the_driver_are_killed_and_each_video_has_one_row(folder, cluster):

@@ -112,7 +112,7 @@ def label_files(
     Raises:
         FileNotFoundError: There is no such model.
         ValueError: The model cannot be loaded; `out` cannot be written, holds results of another model, other settings
-            or other videos, or another process is writing there.
+            or other videos, or another process is writing there; there is no such cluster.
         ModeError: The process that reads cannot run.
 
     Example:

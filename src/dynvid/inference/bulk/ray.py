@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dynvid.errors import ModeError
+from dynvid.errors import InputError, ModeError
 from dynvid.extras import require
 from dynvid.inference.bulk.child import Settings
 from dynvid.inference.bulk.rows import Row
@@ -64,7 +64,12 @@ class Cluster:
         self.precision = settings.precision
         self._started = not self._ray.is_initialized()
         if self._started:
-            self._ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="warning")
+            quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "warning"}
+            try:
+                self._ray.init(address=address, **quiet)
+            except (OSError, ValueError, RuntimeError) as error:
+                said = " ".join(str(error).split())
+                raise InputError(f"address={address}: Ray finds no cluster there ({said})") from error
         self._data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and progress: ours is shown instead
 
