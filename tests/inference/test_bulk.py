@@ -150,6 +150,20 @@ class TestResults:
         assert ours.totals.errors == {"cannot open": 1}
         assert ours.totals.share_saved == 0.75
 
+    def test_results_are_finished_no_more_once_there_is_more_to_do(self, tmp_path):
+        def is_finished():
+            return json.loads((tmp_path / MANIFEST).read_text())["finished"]
+
+        with Results(tmp_path, ME) as ours:
+            ours.take("/a")
+            ours.add(row("/a"))
+            ours.finish()
+        with Results(tmp_path, ME) as ours:
+            assert not ours.take("/a")
+            assert is_finished()
+            assert ours.take("/b")
+            assert not is_finished()
+
     def test_a_part_is_written_when_it_is_due(self, tmp_path):
         with Results(tmp_path, ME, part_seconds=0) as ours:
             ours.add(row("/a"))
@@ -222,7 +236,12 @@ class TestResults:
 
     @pytest.mark.parametrize(
         "content",
-        ["", "[]", "{}", '{"dynvid_results": 2}', '{"dynvid_results": 1, "audit": [], "parts": [{"file": "../x"}]}'],
+        [
+            *("", "[]", "{}", '{"dynvid_results": 2}'),
+            '{"dynvid_results": 1, "finished": true, "audit": null, "parts": [{"file": "../x"}]}',
+            '{"dynvid_results": 1, "finished": true, "audit": {"x": 1}, "parts": []}',
+            '{"dynvid_results": 1, "finished": true, "audit": [], "parts": []}',
+        ],
     )
     def test_a_manifest_that_is_none_is_refused(self, tmp_path, content):
         (tmp_path / MANIFEST).write_text(content)

@@ -96,6 +96,7 @@ class Results:
         self.audit: dict[str, Any] | None = None
         self._rows: list[Row] = []
         self._parts: list[dict[str, Any]] = []
+        self._finished = False
         self._next = 0  # the number of the next part
         self._doubtful: dict[str, Any] | None = None  # a part of which it is not known whether the manifest names it
         self._begun = time.monotonic()
@@ -115,8 +116,15 @@ class Results:
             self.store.close()
 
     def take(self, path: str) -> bool:
-        """Whether a video is neither done nor taken before; it is taken then."""
-        return self._keys.add(key_of(path))
+        """Whether a video is neither done nor taken before; it is taken then, and the results are finished no more.
+
+        Raises:
+            InputError: The manifest, which says so, cannot be written.
+        """
+        is_new = self._keys.add(key_of(path))
+        if is_new and self._finished:
+            self._write_manifest(self._parts, finished=False)
+        return is_new
 
     def add(self, row: Row) -> None:
         """Take in a row of a video that was taken; a part is written when it is full, or due.
@@ -181,6 +189,7 @@ class Results:
             "parts": parts,
         }
         self.store.write(MANIFEST, (strict_json.dumps(said, indent=1) + "\n").encode())
+        self._finished = finished
 
     def _resume(self, retry_errors: bool) -> None:
         name = self.store.name
@@ -197,7 +206,7 @@ class Results:
         if settings.get("precision") == "auto" and isinstance(made, dict):
             self.identity = self.identity | {"settings": settings | {"precision": made.get("precision")}}
         _refuse_another(name, manifest, json.loads(strict_json.dumps(self.identity)))
-        self._parts, self.audit = manifest["parts"], manifest["audit"]
+        self._parts, self.audit, self._finished = manifest["parts"], manifest["audit"], manifest["finished"]
         if retry_errors and any(part["errors"] for part in self._parts):
             self._withdraw_errors()
         for part in self._parts:
@@ -279,7 +288,9 @@ def _manifest(name: str, content: bytes | None) -> dict[str, Any] | None:
         manifest = json.loads(content)
         if manifest["dynvid_results"] != _VERSION:
             raise InputError(f"version {manifest['dynvid_results']!r}, {_VERSION} is known")
-        if not isinstance(manifest["audit"], dict | None):
+        if not isinstance(manifest["finished"], bool):
+            raise InputError(f"finished is {manifest['finished']!r}")
+        if manifest["audit"] is not None and not isinstance(manifest["audit"]["said"], str):
             raise InputError("audit is no audit")
         last = -1
         for part in manifest["parts"]:
