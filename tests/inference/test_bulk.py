@@ -577,7 +577,7 @@ class TestSupervisor:
 class TestLabelFiles:
     def test_each_video_once(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        videos = ["a", Path("b"), str(tmp_path / "a"), "s3://bucket/c?x", os.fsdecode(b"caf\xe9"), "c/../b"]
+        videos = ["a", Path("b"), str(tmp_path / "a"), "s3://bucket/c?x", os.fsdecode(b"caf\xe9"), "./b"]
         wrong = Row("d", error="d: holds no video and no frames")
         done = label_files("net", [*videos, wrong, "bad"], "out")
         assert (done.new, done.repeated, done.totals.unreadable) == (6, 2, 2)
@@ -587,6 +587,15 @@ class TestLabelFiles:
         again = label_files("net", [*videos, wrong, "bad"], "out")
         assert (again.new, again.earlier, again.totals.videos) == (0, 6, 6)
         assert again.totals.errors == done.totals.errors
+
+    def test_a_way_back_from_behind_a_link_is_the_files_own(self, tmp_path, monkeypatch):
+        (tmp_path / "far" / "inner").mkdir(parents=True)
+        (tmp_path / "far" / "a.mp4").touch()
+        (tmp_path / "link").symlink_to("far/inner")
+        monkeypatch.chdir(tmp_path)
+        label_files("net", ["link/../a.mp4"], "out")
+        [found] = rows_in("out")
+        assert os.path.samefile(found["path"], "far/a.mp4")
 
     def test_a_stop_on_purpose_keeps_what_was_done_and_blames_nobody(self, tmp_path):
         names = [f"/slow {k}" for k in range(300)]

@@ -138,7 +138,7 @@ def label_files(
         "settings": {"precision": precision, "optimize": optimize, "runtime": runtime},
         "videos": listing or {},
     }
-    where = os.path.abspath(model) if os.path.exists(model) else str(model)  # other processes start elsewhere
+    where = absolute(model) if os.path.exists(model) else str(model)  # other processes start elsewhere
     with Results(out, identity, part_rows, part_seconds, retry_errors) as results:
         settings = Settings(
             where,
@@ -191,5 +191,11 @@ def label_files(
 
 
 def absolute(path: str | Path) -> str:
-    """A path as it is written into results: absolute, or an address as it is."""
-    return str(path) if is_uri(str(path)) else os.path.abspath(path)
+    """A path as it is written into results: absolute, or an address as it is.
+
+    `..` stays: after a link it leads elsewhere than the names suggest.
+
+    >>> absolute("/a/./link/../b.mp4"), absolute("s3://bucket/./b.mp4")
+    ('/a/link/../b.mp4', 's3://bucket/./b.mp4')
+    """
+    return str(path) if is_uri(str(path)) else str(Path(path).absolute())
