@@ -74,24 +74,31 @@ STOPS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if ha
 """Signals that come to a whole group of processes, and are for the parent alone: when that ends, this one does."""
 
 
-class StorageError(OSError):
-    """Object storage does not answer, or not as it should; but it does not say that there is no such file."""
-
-
 class RemoteFile(io.RawIOBase):
     """A file in object storage, opened when it is first read: by a thread that decodes, not where videos are listed.
 
     Args:
         uri: Its address.
+
+    Attributes:
+        failed: Whether object storage did not answer as it should, which is more than that there is no such file.
     """
 
     def __init__(self, uri: str) -> None:
-        self.name, self._file = uri, None
+        self.name, self.failed, self._file = uri, False, None
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failed = not isinstance(error, FileNotFoundError) and error.errno not in _OF_THE_FILE
+            raise
 
     def _opened(self) -> Any:
         if self._file is None:
             system, path = filesystem_of(self.name)
-            with _storage_errors():
+            with self._watched():
                 self._file = system.open_input_file(path)
         return self._file
 
@@ -106,7 +113,7 @@ class RemoteFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """See `io.RawIOBase`."""
         file = self._opened()
-        with _storage_errors():
+        with self._watched():
             read = file.read(len(buffer))
         buffer[: len(read)] = read
         return len(read)
@@ -118,16 +125,6 @@ class RemoteFile(io.RawIOBase):
     def tell(self) -> int:
         """See `io.IOBase`."""
         return int(self._opened().tell())
-
-
-@contextmanager
-def _storage_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) or error.errno in _OF_THE_FILE:
-            raise
-        raise StorageError(" ".join(str(error).split())) from error
 
 
 def main(pipe: int) -> None:
@@ -216,12 +213,14 @@ def _alone(recognizer: "Recognizer", path: str) -> tuple[Row, bool]:
     """The row of a video, and whether the machine may be to blame for it."""
     from dynvid.inference.recognizer import reason
 
+    source = _source(path)
     try:
-        return _row(recognizer, path, recognizer(_source(path))), False
+        return _row(recognizer, path, recognizer(source)), False
     except Exception as error:
         if _is_out_of_memory(error):
             raise  # the machine's fault, not the video's
-        return Row(path, error=reason(path, error)), any(map(_is_of_the_machine, _causes(error)))
+        doubtful = getattr(source, "failed", False) or any(map(_is_of_the_machine, _causes(error)))
+        return Row(path, error=reason(path, error)), doubtful
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -243,8 +242,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _is_of_the_machine(error: BaseException) -> bool:
     # Pillow says what is wrong with a picture by an OSError without a number.
-    known = isinstance(error, OSError) and error.errno is not None and error.errno not in _OF_THE_FILE
-    return known or isinstance(error, StorageError)
+    return isinstance(error, OSError) and error.errno is not None and error.errno not in _OF_THE_FILE
 
 
 def _source(path: str) -> Any:
