@@ -8,7 +8,9 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Test files run side by side, so each has one thread; a file's tests stay together, for they share what they trained.
 TESTS := -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-slow check test-minimum test-newest test-extras release format clean
+build-docs := sphinx-build -W --keep-going -n docs build/docs
+
+.PHONY: demo test test-slow check docs test-minimum test-newest test-extras release format clean
 
 define run-demo # with a dynvid, in a folder
 cd $(2) && $(1) fit --config quickstart.yaml
@@ -31,6 +33,9 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: $(INSTALLED) # the site, in build/docs
+	$(BIN)/$(build-docs)
+
 test-minimum: # with the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv .venv-minimum
 	.venv-minimum/bin/pip install --quiet uv
@@ -46,7 +51,7 @@ test-newest: # with pre-releases of everything
 	OMP_NUM_THREADS=1 .venv-newest/bin/python $(TESTS)
 
 # What each extra alone is for; base is none.
-EXTRAS ?= base test lint browser loggers onnx openvino ray serve demo dev
+EXTRAS ?= base test lint browser loggers onnx openvino ray serve demo docs dev
 use-base := python -c "import dynvid, pkgutil; [__import__(m.name) for m in pkgutil.walk_packages(dynvid.__path__, 'dynvid.')]"
 use-test := python -m pytest tests/test_routes.py tests/test_cli.py tests/test_recorded.py
 use-lint := ruff check && .venv-extra/bin/mypy
@@ -57,6 +62,7 @@ use-openvino := python -m pytest -m extra tests/extras/test_openvino.py
 use-ray := python -m pytest -m extra tests/extras/test_ray.py
 use-serve := python -m pytest -m extra tests/extras/test_serve.py
 use-demo := python -m pytest -m extra tests/extras/test_demo.py
+use-docs := $(build-docs)
 use-dev := python -m pytest --version
 # What their tests need beside them.
 with-onnx := pytest

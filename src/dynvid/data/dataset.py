@@ -139,8 +139,8 @@ def collate(items: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
         items: Items with videos of one shape.
 
     Returns:
-        `{"video": uint8 (B, T, C, H, W), "label": int64 (B,), "index": int64 (B,), "path": list of B str,
-        "skipped": {path: reason}}`, where B counts the videos that could be read. Items of several views give
+        A dictionary of `video` uint8 (B, T, C, H, W), `label` int64 (B,), `index` int64 (B,), `path` (list of B str)
+        and `skipped` (path to reason), where B counts the videos that could be read. Items of several views give
         videos of `(B, V, T, C, H, W)`.
 
     Raises:
