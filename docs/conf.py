@@ -88,12 +88,13 @@ def write_tables() -> None:
 
 def on_read(app: object, docname: str, source: list[str]) -> None:
     """Prepare a page before it is parsed."""
+    if "/" in docname:
+        return
+    source[0] = linked_from_here(source[0], HERE)
     if "<!-- dated lines -->" in source[0]:
         text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
         lines = re.sub(r"\]\(#", "](README.md#", what_did_not_help(text))
         source[0] = source[0].replace("<!-- dated lines -->", linked_from_here(lines, ROOT / "benchmarks"))
-    elif "/" not in docname:
-        source[0] = linked_from_here(source[0], HERE)
 
 
 def on_include(app: object, path: Path, docname: str, source: list[str]) -> None:

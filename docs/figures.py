@@ -32,22 +32,27 @@ def draw(folder: Path) -> list[Path]:
 def grid() -> Figure:
     """The walk of one video over the grid, which stops at the second of four exits."""
     net, taken = UnifiedExitNet("resnet50", num_classes=400, num_frames=16), 2
-    figure = Figure(figsize=(8.6, 4.1), facecolor=PAPER)
-    axes = plain(figure.add_axes((0.075, 0.36, 0.91, 0.55)))
+    figure = Figure(figsize=(6.8, 3.6), facecolor=PAPER)
+    axes = plain(figure.add_axes((0.085, 0.385, 0.9, 0.52)))
     cells(axes, net.route, computed=taken)
     for column, frame in enumerate(net.order):
         axes.text(column + 0.5, -0.3, str(frame), ha="center", va="center", fontsize=9)
     axes.text(8, -0.9, "frames of the video, in the order in which they are asked for", ha="center", fontsize=9.5)
     for depth in range(1, len(net.segments) + 1):
         axes.text(-0.15, depth - 0.5, f"stage {depth}", ha="right", va="center", fontsize=9)
-    said = ["not sure enough: goes on", "sure enough: stops", "not reached", "not reached: full inference"]
+    said = [
+        " of the cost: not sure, goes on",
+        " of the cost: sure, stops",
+        ": not reached",
+        ": full inference, not reached",
+    ]
     for number, (e, gmacs, word) in enumerate(zip(net.route, net.gmacs, said, strict=True), 1):
         mark(axes, e, number, number <= taken)
-        x, y = 0.5 + 8 * ((number - 1) // 2), -1.55 - 0.6 * ((number - 1) % 2)
+        x, y = 0.4 + 8.4 * ((number - 1) // 2), -1.65 - 0.65 * ((number - 1) % 2)
         mark(axes, (x + 0.5, y + 0.5), number, number <= taken)
-        text = f"{word}, {100 * gmacs / net.full_gmacs:.0f} % of the cost"
+        text = f"{100 * gmacs / net.full_gmacs:.0f} %{word}"
         axes.text(x + 0.45, y, text, va="center", fontsize=9.5, color=INK if number <= taken else GREY)
-    axes.text(0, 4.15, "ResNet-50, 16 frames: one video, which has its label after 8 frames at stage 3", fontsize=10.5)
+    axes.text(0, 4.15, "ResNet-50, 16 frames: one video, which has its label after 8 of them", fontsize=10.5)
     return figure
 
 
@@ -58,7 +63,7 @@ def routes() -> Figure:
         ("input-wise", input_route(8, depths=5)),
         ("unified", unified_route(8, depths=5)),
     )
-    figure = Figure(figsize=(8.6, 3.0), facecolor=PAPER)
+    figure = Figure(figsize=(6.8, 2.5), facecolor=PAPER)
     for place, (name, route) in enumerate(kinds):
         axes = plain(figure.add_axes((0.035 + 0.325 * place, 0.11, 0.295, 0.74)))
         cells(axes, route, computed=len(route))
@@ -72,8 +77,8 @@ def routes() -> Figure:
 
 def orders() -> Figure:
     """When each of 8 frames is asked for, by each of the orders; colours are groups."""
-    figure = Figure(figsize=(8.6, 2.1), facecolor=PAPER)
-    axes = plain(figure.add_axes((0.17, 0.2, 0.81, 0.78)))
+    figure = Figure(figsize=(6.8, 1.9), facecolor=PAPER)
+    axes = plain(figure.add_axes((0.2, 0.2, 0.78, 0.78)))
     names = get_args(FrameOrder)
     for row, name in enumerate(reversed(names)):
         groups = frame_groups(8, name)
