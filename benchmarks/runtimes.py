@@ -37,7 +37,8 @@ def measure(backbone: str, rounds: int) -> dict[str, Any]:
     import torch
 
     from dynvid import UnifiedExitNet
-    from dynvid.inference.export import export_graphs, openvino_models
+    from dynvid.inference import Recognizer
+    from dynvid.inference.export import openvino_models
     from dynvid.inference.forced import unzeroed
     from dynvid.inference.quantised import Quantised
     from dynvid.inference.recipe import has_bf16, prepare
@@ -61,11 +62,12 @@ def measure(backbone: str, rounds: int) -> dict[str, Any]:
     if bf16:
         nets["torch, default recipe, bfloat16"] = prepare(net, "default", "bfloat16", "cpu")[0]
     with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder, "model")
+        Recognizer(net).save(model, runtimes=["onnx", "openvino"])
         for runtime in ("onnx", "openvino"):
-            export_graphs(net, Path(folder, runtime), runtime)
-            nets[f"{runtime}, float32"] = load_program(Path(folder), net, runtime, "float32", "default", "cpu")[0]
+            nets[f"{runtime}, float32"] = load_program(model, net, runtime, "float32", "default", "cpu")[0]
         with suppress(ValueError):  # not on every processor
-            nets["openvino, bfloat16"] = load_program(Path(folder), net, "openvino", "bfloat16", "default", "cpu")[0]
+            nets["openvino, bfloat16"] = load_program(model, net, "openvino", "bfloat16", "default", "cpu")[0]
         nets["openvino, int8"] = Quantised(net, openvino_models(net), [video]).program
         assert isinstance(nets["openvino, int8"], Program)
         jobs |= {row: lambda program=program: walk(program) for row, program in nets.items()}
@@ -100,8 +102,8 @@ def compare(model: str, calibration: Path, test: Path) -> dict[str, Any]:
 
     from dynvid.calibration import Target, kept_apart
     from dynvid.checkpoint import net_from_checkpoint, policy_from_checkpoint, read_checkpoint
-    from dynvid.inference import Preparation
-    from dynvid.inference.export import export_graphs, openvino_models
+    from dynvid.inference import Preparation, Recognizer
+    from dynvid.inference.export import openvino_models
     from dynvid.inference.quantised import QUANTISING, Quantised, answers, calibrate
     from dynvid.inference.runtimes import load_program
     from dynvid.policy import ThresholdPolicy
@@ -130,9 +132,10 @@ def compare(model: str, calibration: Path, test: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"exits": [list(cell) for cell in net.route], "videos": len(tested), "gmacs": net.gmacs}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         nets: dict[str, Any] = {"torch": net, "int8": quantised}
+        place = Path(folder, "model")
+        Recognizer(net).save(place, runtimes=["onnx", "openvino"])
         for runtime in ("onnx", "openvino"):
-            export_graphs(net, Path(folder, runtime), runtime)
-            nets[runtime] = load_program(Path(folder), net, runtime, "float32", "default", "cpu")[0]
+            nets[runtime] = load_program(place, net, runtime, "float32", "default", "cpu")[0]
         logits = {row: torch.cat([answers(taker, batch) for batch in batches], 1) for row, taker in nets.items()}
         held = clips(calibrating)
         inside = [torch.cat([answers(nets[row], batch) for batch in held], 1) for row in ("int8", "torch")]

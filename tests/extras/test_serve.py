@@ -1,5 +1,6 @@
 """The server as its clients see it: a process of its own, sockets, good and bad requests."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -22,6 +23,7 @@ import torch
 from dynvid import UnifiedExitNet
 from dynvid.cli import main
 from dynvid.inference import Recognizer
+from dynvid.inference.serving.server import _protocol, listen
 from dynvid.module import DynamicInferenceModule
 
 pytestmark = pytest.mark.extra
@@ -485,3 +487,34 @@ def test_told_to_end_it_finishes_what_it_has_begun(server, clips, expected):  # 
         check(json.loads(answer.read()), expected[0])
         connection.close()
     assert server.process.wait(30) == 0
+
+
+def test_answers_are_sent_at_once():
+    """The end of an answer is not held back until the client has acknowledged its beginning."""
+    import uvicorn
+    from uvicorn.server import ServerState
+
+    async def app(scope, receive, send):
+        raise AssertionError("nothing is asked")
+
+    async def accepted():
+        config = uvicorn.Config(app, log_level="critical")
+        config.load()
+        made = []
+
+        def protocol():
+            made.append(_protocol(5.0)(config=config, server_state=ServerState(), app_state={}))
+            return made[0]
+
+        with listen("127.0.0.1", 0) as listening:
+            server = await asyncio.get_running_loop().create_server(protocol, sock=listening)
+            _, writer = await asyncio.open_connection(*listening.getsockname())
+            while not (made and made[0].transport):
+                await asyncio.sleep(0.01)
+            given = made[0].transport.get_extra_info("socket")
+            found = given.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            writer.close()
+            server.close()
+        return found
+
+    assert asyncio.run(accepted())
