@@ -5,8 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from dynvid import UnifiedExitNet
 from dynvid.data import SyntheticDataModule
+from dynvid.inference import Recognizer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -70,6 +73,23 @@ def test_06_timeline(tmp_path):
     assert "windows, " in printed
     (subtitles,) = [line.partition(":")[0] for line in printed.splitlines() if ".vtt:" in line]
     assert Path(subtitles).read_text().startswith("WEBVTT")
+
+
+@pytest.mark.slow
+def test_12_operating_point(tmp_path, scramble):
+    torch.manual_seed(0)
+    data = SyntheticDataModule(tmp_path / "clips", clips_per_class=40, clip_frames=6, size=32)
+    data.prepare_data()
+    net = scramble(UnifiedExitNet("test_resnet", data.num_classes, num_frames=4, input_size=32))
+    Recognizer(net, class_names=data.class_names).save(tmp_path / "model")
+    printed = run(tmp_path, "12_operating_point.py", "model", "0.6", "new", "clips/test")
+    assert "promised with 95 % confidence: at most 60 %" in printed
+    assert printed.count("threshold") == len(net.route)
+    again = Recognizer.load(tmp_path / "new")
+    assert (again.point.rule, again.point.target, again.point.promised) == ("max_disagreement", 0.6, True)
+    few = run(tmp_path, "12_operating_point.py", "model", "0.001", "none", "clips/test")
+    assert "too few" in few
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.slow

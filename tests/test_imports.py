@@ -83,6 +83,7 @@ ALLOWED = {
         ),
         *("nets", "saving", "showcase", "whole"),
     },
+    "__main__": {"cli"},
     "cli": {"errors", "text", "packaged", "commands"},
 }
 

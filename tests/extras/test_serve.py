@@ -22,6 +22,7 @@ import torch
 
 from dynvid import UnifiedExitNet
 from dynvid.cli import main
+from dynvid.data import SyntheticDataModule
 from dynvid.inference import Recognizer
 from dynvid.inference.serving.server import _protocol, listen
 from dynvid.module import DynamicInferenceModule
@@ -442,6 +443,24 @@ def test_the_example_asks_it(server, clips, expected):
     for path, found in zip(clips[:2], expected, strict=False):
         assert f"{path}: {found.label!r}, {found.probability:.0%}" in said
     assert f"{example}: 422, upload: cannot open" in said
+
+
+def test_own_data_from_a_folder_to_an_answer(tmp_path):
+    SyntheticDataModule(tmp_path / "own", clips_per_class=5, clip_frames=6, size=32).prepare_data()
+    options = {"data.num_frames": 4, "data.size": 32, "model.net.backbone": "test_resnet", "trainer.max_epochs": 1}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    call = [
+        sys.executable,
+        Path(__file__).parents[2] / "examples" / "10_own_data.py",
+        "own",
+        *words,
+        "--model.net.pretrained",
+        "false",
+    ]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"mp4: \w+ \(\d+%\), -?\d+% of the GMACs saved", done.stdout)
+    assert (tmp_path / "model" / "README.md").is_file()
 
 
 def test_what_is_wrong_at_its_start_is_said_in_one_line(server, checkpoint, tmp_path, capsys):
