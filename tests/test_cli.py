@@ -61,7 +61,7 @@ def test_test_prints_the_two_lines_and_writes_the_report(here, capsys):
     assert "full inference:    " in printed
     assert "% saved" in printed
     report = json.loads(max(here.glob("logs/**/report.json")).read_text())
-    assert set(report["full"]) == set(report["dynamic"]) == {"accuracy", "gmacs"}
+    assert set(report["full"]) == set(report["dynamic"]) == {"accuracy", "gmacs", "macro_recall"}
     assert [(e["frames"], e["depth"]) for e in report["exits"]] == [(1, 2), (2, 3), (2, 4), (4, 4)]
     assert sum(e["share"] for e in report["exits"]) == pytest.approx(1)
     assert max(here.glob("logs/**/report.json")).with_name("flops_accuracy.png").is_file()
