@@ -5,13 +5,15 @@ import json
 import threading
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynvid import UnifiedExitNet
-from dynvid.errors import InputError
+from dynvid.data.synthetic import write_clip
+from dynvid.errors import InputError, VideoError
 from dynvid.inference.export import Step
 from dynvid.inference.pool import GoneError, Limits, Pool, at_once
 from dynvid.inference.preparation import Preparation
@@ -19,6 +21,7 @@ from dynvid.inference.recognizer import Recognizer
 from dynvid.inference.runtimes import Program
 from dynvid.inference.serving.app import App
 from dynvid.inference.serving.metrics import Histogram
+from dynvid.inference.serving.uploads import Reading, Upload
 from dynvid.inference.serving.walks import FaultError, Walks
 from dynvid.policy import ThresholdPolicy
 
@@ -206,6 +209,30 @@ def posted(recognizer, sent):
     finally:
         app.walks.close()
     return said[0]["status"], json.loads(said[1]["body"])
+
+
+def test_a_file_that_is_closed_under_a_decoder_ends_there(net, tmp_path, capfd):
+    """Whoever leaves has its file closed, which a thread may be reading: PyAV would print a traceback for each try."""
+    write_clip(tmp_path / "clip.mp4", np.zeros((8, 32, 32, 3), np.uint8))
+    upload, reads = Upload(), []
+    upload.write((tmp_path / "clip.mp4").read_bytes())
+    upload.seek(0)
+    reading = Reading(upload)
+    assert Recognizer(net)(reading).frames_read == FRAMES
+    real = reading.read
+
+    def read(size=-1):
+        reads.append(size)
+        if len(reads) == 2:
+            upload.close()
+        return real(size)
+
+    reading.read = read
+    with pytest.raises(VideoError, match=r"^upload: "):
+        Recognizer(net)(reading)
+    assert len(reads) >= 2
+    assert (reading.read(), reading.seek(0), reading.tell()) == (b"", 0, 0)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from dynvid.inference.serving.uploads import (
     Held,
     LeftError,
     Message,
+    Reading,
     Receive,
     RefusedError,
     Upload,
@@ -155,7 +156,7 @@ class App:
             raise RefusedError(400, str(error)) from None
         await read_upload(headers, receive, self.held, upload)
         client = _Client(self, receive)
-        walk = self.walks.begin(cast(BinaryIO, upload), client.tell, max_gmacs, deadline_ms)
+        walk = self.walks.begin(cast(BinaryIO, Reading(upload)), client.tell, max_gmacs, deadline_ms)
         streams = any(part.partition(";")[0].strip() == EVENTS for part in headers.get("accept", "").split(","))
         return await client.answer(walk, send if streams else None, send)
 

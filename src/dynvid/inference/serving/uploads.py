@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
-from typing import Any
+from typing import Any, TypeVar
 
 from dynvid.extras import require
 
+T = TypeVar("T")
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 _IN_MEMORY = 2**20  # of a larger upload, in bytes, a temporary file is made, which has no name
@@ -68,6 +69,38 @@ class Upload(SpooledTemporaryFile[bytes]):
         """Let go of it, whatever could not be written."""
         with suppress(OSError):
             super().close()
+
+
+class Reading:
+    """An upload as a decoder reads it: if it is closed meanwhile, for a client that has left, it ends there.
+
+    What else is raised in it PyAV prints, as a traceback each time.
+    """
+
+    name = Upload.name
+
+    def __init__(self, upload: Upload) -> None:
+        self._upload = upload
+
+    def read(self, size: int = -1) -> bytes:
+        """As a file does; nothing once it is closed."""
+        return self._unless_closed(b"", self._upload.read, size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As a file does; 0 once it is closed."""
+        return self._unless_closed(0, self._upload.seek, offset, whence)
+
+    def tell(self) -> int:
+        """As a file does; 0 once it is closed."""
+        return self._unless_closed(0, self._upload.tell)
+
+    def _unless_closed(self, otherwise: T, method: Callable[..., T], *arguments: int) -> T:
+        try:
+            return method(*arguments)
+        except ValueError:
+            if self._upload.closed:
+                return otherwise
+            raise
 
 
 class Held:
