@@ -51,6 +51,7 @@ def clip(tmp_path_factory, write_noise):
 
 @pytest.fixture(scope="module")
 def net(scramble):
+    torch.manual_seed(0)
     return scramble(UnifiedExitNet("test_resnet", num_classes=5, num_frames=6, input_size=32))
 
 
