@@ -220,7 +220,7 @@ class DynamicInferenceModule(pl.LightningModule):
             if len(names) != self.net.num_classes:
                 raise InputError(f"the data has {len(names)} classes, the net {self.net.num_classes}")
             self.class_names = list(names)
-        if stage == "fit" and isinstance(data, VideoDataModule):
+        if stage == "fit" and self.loss.class_weights == "balanced" and isinstance(data, VideoDataModule):
             self.loss.balance(data.class_counts())
         use_whole_files(self.trainer.strategy)
 

@@ -19,6 +19,7 @@ def macro_recall(correct: Tensor, labels: Tensor) -> Tensor:
         >>> macro_recall(correct, torch.tensor([0, 0, 0, 1])), correct.float().mean(-1)
         (tensor([0.5000]), tensor([0.7500]))
     """
+    # Not by torchmetrics, which `dynvid report` would import for this alone.
     _, row, counts = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
     right = torch.zeros(*correct.shape[:-1], len(counts), dtype=torch.float64)
     right.index_add_(-1, row, correct.cpu().double())

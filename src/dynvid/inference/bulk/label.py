@@ -141,16 +141,16 @@ def label_files(
     where = absolute(model) if os.path.exists(model) else str(model)  # other processes start elsewhere
     with Results(out, identity, part_rows, part_seconds, retry_errors) as results:
         settings = Settings(
-            where,
-            device,
-            results.identity["settings"]["precision"],
-            optimize,
-            runtime,
-            batch_size,
-            workers,
-            audit,
-            results.audit,
-            identity["model"],
+            model=where,
+            device=device,
+            precision=results.identity["settings"]["precision"],
+            optimize=optimize,
+            runtime=runtime,
+            batch_size=batch_size,
+            workers=workers,
+            audit=audit,
+            audited=results.audit,
+            digest=identity["model"],
         )
         progress = Progress(results.totals, results.totals.videos, audit=results.audit)
 

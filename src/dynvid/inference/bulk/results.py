@@ -154,10 +154,8 @@ class Results:
         for row in self._rows:
             sums.add(row)
         part = {"file": name, "rows": sums.videos, "gmacs": sums.gmacs, "saved": sums.saved, "errors": sums.errors}
-        self._doubtful, self._next = (
-            part,
-            self._next + 1,
-        )  # a name is never given twice: the manifest may have it by now
+        # A name is never given twice: the manifest may have it by now.
+        self._doubtful, self._next = part, self._next + 1
         self._write_manifest([*self._parts, part], finished=False)
         self._count_in(part)
         self.written(keys)
