@@ -8,27 +8,10 @@ from hypothesis import strategies as st
 from dynvid import DepthExitNet, ExitNet, InputExitNet, UnifiedExitNet
 from dynvid.errors import InputError, ModeError
 from dynvid.inference import Recognizer, export_program
-from dynvid.inference.export import Step, export_graphs
+from dynvid.inference.export import export_graphs
 from dynvid.inference.runtimes import Program
 from dynvid.nets.shift import _joined, _shift
 from dynvid.policy import ThresholdPolicy
-
-
-def steps_of(net):
-    """The steps as another runtime would run them: arrays in, arrays out."""
-
-    def runner(position):
-        step = Step(net, position)
-
-        @torch.no_grad()
-        def run(given):
-            tensors = [torch.from_numpy(x) for x in given]
-            frames, state = (tensors[0], tensors[1:]) if step.frames else (None, tensors)
-            return [x.numpy() for x in step(frames, *state)]
-
-        return run
-
-    return [runner(position) for position in range(len(net.route))]
 
 
 @st.composite
@@ -47,7 +30,7 @@ def cases(draw):
 
 @settings(max_examples=12, deadline=None)
 @given(cases())
-def test_steps_walked_one_after_the_other_are_the_stream(scramble_net, case):
+def test_steps_walked_one_after_the_other_are_the_stream(scramble_net, steps_of, case):
     kind, shift, order, route, kept = case
     net = scramble_net(kind, shift=shift, frame_order=order, route=route, input_size=32)
     video = torch.randint(0, 256, (3, 6, 3, 32, 32), dtype=torch.uint8)
@@ -104,7 +87,7 @@ def test_what_cannot_be_exported_is_said(scramble_net, tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_a_pool_takes_a_program_for_a_net(scramble_net, tmp_path, batch_size):
+def test_a_pool_takes_a_program_for_a_net(scramble_net, tmp_path, batch_size, steps_of):
     from PIL import Image
 
     net = scramble_net(UnifiedExitNet, input_size=32)

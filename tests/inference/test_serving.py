@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from dynvid import UnifiedExitNet
 from dynvid.data.synthetic import write_clip
 from dynvid.errors import InputError, VideoError
-from dynvid.inference.export import Step
 from dynvid.inference.pool import GoneError, Limits, Pool, at_once
 from dynvid.inference.preparation import Preparation
 from dynvid.inference.recognizer import Recognizer
@@ -249,19 +248,8 @@ def test_a_full_memory_is_said_to_pass(recognizer, monkeypatch, raised, status):
     assert ("not enough memory" in answer["error"]) == (status == 503)
 
 
-def test_exported_steps_are_served_as_their_net_is(recognizer):
-    def step_at(position):
-        step = Step(recognizer.net, position)
-
-        @torch.no_grad()
-        def run(given):
-            tensors = [torch.from_numpy(x) for x in given]
-            frames, state = (tensors[0], tensors[1:]) if step.frames else (None, tensors)
-            return [x.numpy() for x in step(frames, *state)]
-
-        return run
-
-    program = Program(recognizer.net, [step_at(position) for position in range(4)])
+def test_exported_steps_are_served_as_their_net_is(recognizer, steps_of):
+    program = Program(recognizer.net, steps_of(recognizer.net))
     exported = Recognizer(program, recognizer.policy)
     exported.preparation = recognizer.preparation
     (status, found), (_, expected) = (posted(one, b"1") for one in (exported, recognizer))
