@@ -62,7 +62,7 @@ use-openvino := python -m pytest -m extra tests/extras/test_openvino.py
 use-ray := python -m pytest -m extra tests/extras/test_ray.py
 use-serve := python -m pytest -m extra tests/extras/test_serve.py
 use-demo := python -m pytest -m extra tests/extras/test_demo.py
-use-docs := $(build-docs)
+use-docs := python -m pytest -m extra tests/extras/test_docs.py
 use-dev := python -m pytest --version
 # What their tests need beside them.
 with-onnx := pytest
@@ -70,6 +70,7 @@ with-openvino := pytest
 with-ray := pytest
 with-serve := pytest
 with-demo := pytest playwright
+with-docs := pytest playwright
 
 test-extras: $(addprefix test-extra-,$(EXTRAS)) # each in an environment of its own, from a wheel
 

@@ -1,9 +1,7 @@
 """A report as its readers see it: in Chromium, on a phone and on a desk, light and dark."""
 
 import os
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,27 +9,16 @@ import pytest
 from dynvid.data.synthetic import write_clip
 from dynvid.report import write_report
 
+from ..chromium import launched
 from ..report.conftest import make_outputs
 
 pytestmark = pytest.mark.browser
-QUIET = [
-    *("--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"),
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        path = shutil.which("chromium") or driver.chromium.executable_path
-        if not Path(path).exists():
-            pytest.fail("no Chromium: `apt-get install chromium`, or `playwright install chromium`", pytrace=False)
-        flags = [*QUIET, "--no-sandbox"] if os.geteuid() == 0 else QUIET
-        found = driver.chromium.launch(executable_path=path, args=flags)
+    with launched() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(scope="module", params=["names as they come", "names of strangers"])

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -35,13 +34,10 @@ from dynvid.showcase.page import Demo, Parts, make_app
 from dynvid.showcase.picture import draw, moments, segments
 from dynvid.showcase.walk import watch
 
+from ..chromium import launched
+
 pytestmark = pytest.mark.extra
 NAMES = ["a", "b", "c", "d", "<script>alert(1)</script>"]
-QUIET = [
-    *("--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"),
-    "--disable-sync",
-]
-ROOT = ["--no-sandbox"] if os.geteuid() == 0 else []
 
 
 @pytest.fixture(scope="module")
@@ -218,8 +214,6 @@ def server(checkpoint, tmp_path_factory):
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory):
     """The whole of Chromium, with a camera that shows a film: its headless shell has none."""
-    from playwright.sync_api import sync_playwright
-
     film = tmp_path_factory.mktemp("film") / "film.y4m"
     images = np.random.default_rng(0).integers(0, 256, (30, 6, 8), np.uint8).repeat(20, 1).repeat(20, 2)
     chroma = bytes([128]) * (60 * 80 * 2)
@@ -229,14 +223,8 @@ def chromium(tmp_path_factory):
             file.write(b"FRAME\n" + image.tobytes() + chroma)
     camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     camera += [f"--use-file-for-fake-video-capture={film}"]
-    with sync_playwright() as driver:
-        path = shutil.which("chromium") or driver.chromium.executable_path
-        if not Path(path).exists():
-            pytest.fail("no Chromium: `apt-get install chromium`, or `playwright install chromium`", pytrace=False)
-        flags = ["--headless=new", *QUIET, *ROOT, *camera]
-        found = driver.chromium.launch(executable_path=path, headless=False, args=flags)
+    with launched(["--headless=new", *camera]) as found:
         yield found
-        found.close()
 
 
 class Page:
