@@ -70,3 +70,43 @@ def test_label_smoothing_by_hand():
     soft = 0.9 * torch.eye(4)[target] + 0.1 / 4
     expected = -(soft * logits.log_softmax(-1)).sum(-1).mean(1).sum()
     torch.testing.assert_close(ExitLoss(label_smoothing=0.1)(logits, target), expected)
+
+
+def cross_entropy_of_sets(logits, target):
+    """Of each decision, in numpy and float64: (K, B, classes)."""
+    p = 1 / (1 + np.exp(-logits.detach().double().numpy()))
+    y = target.double().numpy()
+    return -(y * np.log(p) + (1 - y) * np.log(1 - p)), p
+
+
+def test_sets_are_a_mean_of_decisions_by_hand():
+    logits, target = torch.randn(2, 4, 3), torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 1]])
+    entropies, _ = cross_entropy_of_sets(logits, target)
+    expected = entropies.mean((1, 2)).sum()
+    assert ExitLoss(multi_label=True)(logits, target).item() == pytest.approx(expected, rel=1e-5)
+    mixed = torch.lerp(target.float(), target.flip(0).float(), 0.3)
+    entropies, _ = cross_entropy_of_sets(logits, mixed)
+    assert ExitLoss(multi_label=True)(logits, mixed).item() == pytest.approx(entropies.mean((1, 2)).sum(), rel=1e-5)
+    smoothed, _ = cross_entropy_of_sets(logits, target * 0.8 + 0.1)
+    found = ExitLoss(multi_label=True, label_smoothing=0.2)(logits, target).item()
+    assert found == pytest.approx(smoothed.mean((1, 2)).sum(), rel=1e-5)
+
+
+def test_classes_of_sets_are_weighed_by_their_positives():
+    logits, target = torch.randn(2, 4, 3), torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 0], [1, 0, 0]])
+    entropies, _ = cross_entropy_of_sets(logits, target)
+    loss = ExitLoss(class_weights="balanced", multi_label=True)
+    loss.balance([4, 1, 0], videos=4)
+    assert loss.per_class.tolist() == [0.25, 3.0, 4.0]  # by hand: at least one of both sides, so that all are learned
+    weights = np.where(target.numpy() == 1, [0.25, 3.0, 4.0], 1.0)
+    expected = (entropies * weights).mean((1, 2)).sum()
+    assert loss(logits, target).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_distillation_of_sets_by_hand():
+    logits, target = torch.randn(3, 4, 5), torch.randint(2, (4, 5))
+    found = ExitLoss(distillation=0.7, temperature=2.0, multi_label=True)(logits, target).item()
+    _, p = cross_entropy_of_sets(logits / 2, target)
+    kl = p[2] * np.log(p[2] / p[:2]) + (1 - p[2]) * np.log((1 - p[2]) / (1 - p[:2]))
+    expected = ExitLoss(multi_label=True)(logits, target).item() + 0.7 * 2.0**2 * kl.mean((1, 2)).sum()
+    assert found == pytest.approx(expected, rel=1e-5)

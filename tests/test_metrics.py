@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dynvid.calibration import frontier
 from dynvid.metrics import FlopsAccuracy, FlopsAccuracyCurve, plot_curve
+from dynvid.policy import ThresholdPolicy
 
 GMACS = [1.0, 3.0, 4.0]
 
@@ -172,3 +173,19 @@ def test_two_processes_agree_with_one():
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("equal") == 2
+
+
+def test_the_curve_of_sets_counts_whole_sets():
+    logits = torch.tensor([[[4.0, -4.0], [0.3, 0.2]], [[5.0, -1.0], [-2.0, 3.0]]])
+    labels = torch.tensor([[1, 0], [0, 1]])
+    policy = ThresholdPolicy(2, multi_label=True)
+    curve = FlopsAccuracyCurve([1.0, 4.0], policy)
+    for n in (1, 0, 1):  # one is seen twice
+        curve.update(logits[:, n : n + 1], labels[n : n + 1], torch.tensor([n]))
+    found = curve.compute()
+    assert found.exit_accuracy.tolist() == [0.5, 1.0]
+    assert torch.equal(found.labels, labels)
+    assert found.accuracy[-1] == 1
+    _, axes = curve.plot(found)
+    assert axes.get_title().startswith("Set accuracy against mean cost: 2 videos")
+    assert axes.get_ylabel() == "set accuracy (%)"

@@ -185,3 +185,69 @@ def test_another_table_is_told_apart(tmp_path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
     with pytest.raises(ValueError, match=r"other\.parquet: not written by dynvid"):
         Outputs.read(tmp_path / "other.parquet")
+
+
+def of_sets(videos=9, classes=4, seed=0, **changes):
+    rng = torch.Generator().manual_seed(seed)
+    policy = ThresholdPolicy(thresholds=[0.5, math.inf, -math.inf], score="margin", multi_label=True)
+    labels = torch.randint(0, 2, (videos, classes), generator=rng)
+    return make(videos, classes, seed, **{"labels": labels, "policy": policy, "run": {}} | changes)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(1, 20), st.integers(1, 9), st.integers(0, 99))
+def test_sets_that_are_written_are_read(tmp_path_factory, videos, classes, seed):
+    file = tmp_path_factory.mktemp("outputs") / "outputs_test.parquet"
+    outputs = of_sets(videos, classes, seed)
+    outputs.labels[videos // 2] = -1  # of one, nothing is known
+    outputs.save(file)
+    again = Outputs.read(file)
+    assert again.multi_label
+    assert not again.labelled
+    for name in ("logits", "labels", "taken", "scores", "predicted", "correct", "probabilities"):
+        assert torch.equal(getattr(again, name), getattr(outputs, name)), name
+    table = pq.read_table(file).to_pydict()
+    for n in range(videos):
+        assert table["label_2x2"][n] == [c for c in range(classes) if outputs.logits[1, n, c] > 0]
+        known = None if n == videos // 2 else [c for c in range(classes) if outputs.labels[n, c] == 1]
+        assert table["label"][n] == known
+
+
+def test_tables_of_sets_are_checked_and_older_versions_refuse_them(tmp_path):
+    file = tmp_path / "o.parquet"
+    of_sets(classes=4).save(file)
+    table = pq.read_table(file)
+    assert json.loads(table.schema.metadata[b"dynvid"])["version"] == 2
+    beyond = pa.array([[7]] * len(table), pa.list_(pa.int64()))
+    pq.write_table(table.set_column(table.schema.get_field_index("label"), "label", beyond), file)
+    with pytest.raises(ValueError, match="a label is no class"):
+        Outputs.read(file)
+    ints = pa.array([1] * len(table))
+    pq.write_table(table.set_column(table.schema.get_field_index("label"), "label", ints), file)
+    with pytest.raises(ValueError, match="of type int64, not a list of classes"):
+        Outputs.read(file)
+
+
+def test_lost_sets_have_more_wrong_names_than_full_inference_by_hand():
+    logits = torch.tensor([[[1.0, 1.0, -1.0]] * 4, [[1.0, -1.0, -1.0]] * 4, [[1.0, -1.0, 1.0]] * 4])
+    labels = torch.tensor([[1, 0, 1], [1, 1, 0], [0, 1, 0], [1, 0, 0]])
+    outputs = of_sets(4, 3, logits=logits, labels=labels)
+    # Wrong names of {0, 1}, {0} and {0, 2}, video by video.
+    wrong = torch.tensor([[2, 0, 1, 1], [1, 1, 2, 0], [0, 2, 3, 1]])
+    assert torch.equal(outputs.lost(with_labels=True), wrong > wrong[-1])
+    assert torch.equal(outputs.correct, wrong == 0)
+    assert torch.equal(outputs.lost(with_labels=False), torch.tensor([[True], [True], [False]]).expand(3, 4))
+    assert outputs.differing(torch.tensor([math.inf, math.inf, 0.0])) == 0
+    assert outputs.differing(torch.tensor([-math.inf, 0.0, 0.0])) == 1
+
+
+@given(st.integers(1, 20), st.integers(2, 6), st.integers(0, 999))
+def test_lost_is_one_definition_for_sets_of_one_name_and_for_single_labels(videos, classes, seed):
+    single = make(videos, classes, seed)
+    hot = torch.eye(classes, dtype=torch.long)
+    sets = of_sets(videos, classes, logits=hot[single.predicted] - 0.5, labels=hot[single.labels])
+    assert torch.equal(sets.predicted, hot[single.predicted].bool())
+    for with_labels in (True, False):
+        assert torch.equal(sets.lost(with_labels), single.lost(with_labels))
+    assert torch.equal(sets.correct, single.correct)
+    assert torch.equal(single.lost(with_labels=True), single.correct[-1] & ~single.correct)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from dynvid.calibration import calibration_error, fit_temperatures
 
@@ -40,6 +40,22 @@ def test_no_temperature_of_a_fine_grid_is_better(seed, videos, classes, scale):
     if values.max() - values.min() > 1e-9:  # else nearly all are as good
         assert grid[max(best - 1, 0)] <= found * (1 + 1e-9)
         assert found <= grid[min(best + 1, 399)] * (1 + 1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 30), st.integers(1, 6), st.sampled_from([0.3, 1.0, 4.0]))
+def test_no_temperature_of_a_fine_grid_is_better_for_sets(seed, videos, classes, scale):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(2, (videos, classes), generator=generator)
+    logits = scale * (torch.randn(2, videos, classes, generator=generator) + 2 * labels - 1)
+    grid = np.geomspace(0.05, 20, 400)
+    for one, found in zip(logits.double(), fit_temperatures(logits, labels), strict=True):
+        values = [binary_cross_entropy_with_logits(one / t, labels.double()).item() for t in grid]
+        best = int(np.argmin(values))
+        assert binary_cross_entropy_with_logits(one / found, labels.double()).item() <= values[best] + 1e-12
+        assert grid[max(best - 1, 0)] * (1 - 1e-9) <= found <= grid[min(best + 1, 399)] * (1 + 1e-9)
+    with pytest.raises(ValueError, match="leave out the videos without one"):
+        fit_temperatures(logits, -labels.clamp(min=1))
 
 
 def test_lbfgs_finds_the_same():

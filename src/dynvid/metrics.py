@@ -11,6 +11,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from dynvid.calibration import operate, whole_curve
 from dynvid.errors import InputError
+from dynvid.multilabel import accuracy_word, mistakes
 from dynvid.policy import ThresholdPolicy
 from dynvid.published import Dataset, draw_published
 
@@ -26,14 +27,14 @@ class FlopsAccuracy(SimpleNamespace):  # not a tuple: torchmetrics squeezes thos
 
     Attributes:
         gmacs: Mean GMACs per video at each point of the curve, (M,), ascending.
-        accuracy: Top-1 in [0, 1] at each point, (M,).
+        accuracy: Top-1 in [0, 1] at each point, (M,); of sets, the share that is right in all names.
         thresholds: The thresholds behind each point, (M, K).
         exit_gmacs: Cumulative GMACs of each exit, (K,).
         exit_accuracy: Top-1 if every video left at that exit, (K,).
         scores: How sure each exit is of each video, (K, N).
         correct: Whether it is right, bool (K, N).
         logits: Of all exits, (K, N, classes).
-        labels: int64 (N,).
+        labels: int64 (N,), or sets, 0 and 1 (N, classes).
         index: Which video of the data set each one is, ascending, int64 (N,).
     """
 
@@ -80,7 +81,8 @@ class FlopsAccuracyCurve(Metric):
     def __init__(self, gmacs: Sequence[float], policy: ThresholdPolicy | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.gmacs = tuple(gmacs)
-        self._score = (policy or ThresholdPolicy(len(self.gmacs))).score
+        policy = policy or ThresholdPolicy(len(self.gmacs))
+        self._score, self._answers, self._accuracy = policy.score, policy.answers, accuracy_word(policy.multi_label)
         self.thresholds: Tensor | None = None
         for state in ("logits", "target", "index"):
             self.add_state(state, default=[], dist_reduce_fx="cat")
@@ -90,7 +92,7 @@ class FlopsAccuracyCurve(Metric):
 
         Args:
             logits: Of all exits, (K, B, classes).
-            target: int64 (B,).
+            target: int64 (B,), or sets, 0 and 1 (B, classes).
             index: Which video of the data set each one is, int64 (B,).
 
         Raises:
@@ -113,7 +115,7 @@ class FlopsAccuracyCurve(Metric):
         rows = order[first]
         logits = dim_zero_cat(self.logits)[rows].transpose(0, 1).cpu()
         labels, index = dim_zero_cat(self.target)[rows].cpu(), index[rows].cpu()
-        scores, correct = self._score(logits), logits.argmax(-1) == labels
+        scores, correct = self._score(logits), mistakes(self._answers(logits), labels) == 0
         thresholds = whole_curve(scores, correct, self.gmacs) if self.thresholds is None else self.thresholds.cpu()
         thresholds = torch.unique_consecutive(thresholds, dim=0)  # a curve may repeat rows
         found = operate(scores, correct, self.gmacs, thresholds)
@@ -141,7 +143,7 @@ class FlopsAccuracyCurve(Metric):
             ax: Axes to draw on; a new figure if None.
             published: A data set of `dynvid.published` whose rows are drawn as points beside them.
         """
-        return plot_curve(self.compute() if curve is None else curve, ax, published)
+        return plot_curve(self.compute() if curve is None else curve, ax, published, accuracy_is=self._accuracy)
 
 
 def plot_curve(
@@ -150,8 +152,9 @@ def plot_curve(
     published: Dataset | None = None,
     split: str = "",
     bands: Tensor | None = None,
+    accuracy_is: str = "top-1",
 ) -> "tuple[Figure, Axes]":
-    """Draw top-1 (%) against mean GMACs per video.
+    """Draw top-1 (%), or set accuracy, against mean GMACs per video.
 
     Args:
         curve: What `FlopsAccuracyCurve.compute` gave.
@@ -159,6 +162,7 @@ def plot_curve(
         published: A data set of `dynvid.published` whose rows are drawn as points beside them.
         split: What the videos are called, such as `test`; the title says it.
         bands: The lowest and highest top-1 in [0, 1] to shade at each point of the curve, (M, 2).
+        accuracy_is: What accuracy is called; `set accuracy` where labels are sets.
     """
     from matplotlib.figure import Figure  # slow to import, and needed for figures only
 
@@ -170,7 +174,8 @@ def plot_curve(
     ax.plot(curve.gmacs, accuracy, "-", color=_BLUE, label="dynamic inference", zorder=2)
     ax.plot(curve.exit_gmacs, exits, "o--", color=_ORANGE, mfc="white", label="every video at one exit", zorder=1)
     count = curve.scores.shape[1]
-    ax.set_title(f"Top-1 against mean cost: {count:,} video{'s' * (count != 1)}{f' of {split}' if split else ''}")
+    of = f"{count:,} video{'s' * (count != 1)}{f' of {split}' if split else ''}"
+    ax.set_title(f"{accuracy_is.capitalize()} against mean cost: {of}")
     ax.set_xlabel("mean cost per video (GMACs)")
     ax.grid(alpha=0.3)
     if published:
@@ -179,7 +184,7 @@ def plot_curve(
         ax.set_xlim(left=0)
     bottom = axis_start(ax.dataLim.y0, ax.dataLim.y1)
     ax.set_ylim(bottom, min(max(ax.dataLim.y1 + 0.05 * (ax.dataLim.y1 - bottom) + 0.5, bottom + 5), 101))
-    ax.set_ylabel("top-1 (%)" + (", axis does not start at 0" if bottom else ""))
+    ax.set_ylabel(f"{accuracy_is} (%)" + (", axis does not start at 0" if bottom else ""))
     draw_legend(ax)
     figure = ax.get_figure()
     assert isinstance(figure, Figure)

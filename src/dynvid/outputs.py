@@ -20,6 +20,7 @@ from torch import Tensor
 from dynvid import strict_json
 from dynvid.calibration import OperatingPoint, listing_of
 from dynvid.errors import InputError, MissingFileError
+from dynvid.multilabel import mistakes, multi_hot, plain_labels
 from dynvid.policy import SCORE_NAMES, ThresholdPolicy, choose_exits
 from dynvid.profile import Profile, read_profiles
 from dynvid.routes import Exit, Route, check_route
@@ -29,7 +30,7 @@ from dynvid.whole import write_whole
 __all__ = ["Outputs", "listing_of", "recordings_of"]
 
 _KEY = b"dynvid"  # of the table's metadata
-_VERSION = 1
+_VERSION, _VERSION_OF_SETS = 1, 2  # so that older versions of dynvid refuse in one line what they cannot know
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,13 @@ class Outputs:
 
     Attributes:
         logits: Of all exits, float (K, N, classes).
-        labels: int64 (N,), -1 where unknown.
+        labels: int64 (N,), -1 where unknown; of sets, 0 and 1 (N, classes), rows of -1 where unknown.
         paths: N files or folders of frames; bytes that are no UTF-8 are escaped as text.
         recordings: The recording that each video was cut from; its own path where it is its own.
         route: The K exits.
         gmacs: Cumulative GMACs per video up to each exit, heads on the way included, K numbers.
         full_gmacs: GMACs of full inference, with the last head only.
-        policy: Thresholds, score and temperatures.
+        policy: Thresholds, score, temperatures, and whether labels are sets.
         point: What these thresholds were asked to do; None where they were not calibrated.
         split: Such as `val` or `test`.
         class_names: Names of the classes, where they are known.
@@ -95,15 +96,26 @@ class Outputs:
         """How sure each exit is of each video, (K, N)."""
         return self.policy.score(self.logits)
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether labels are sets."""
+        return self.policy.multi_label
+
     @cached_property
     def predicted(self) -> Tensor:
-        """The label that each exit gives each video, int64 (K, N)."""
-        return self.logits.argmax(-1)
+        """The label that each exit gives each video, int64 (K, N); of sets, bool (K, N, classes)."""
+        return self.policy.answers(self.logits)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """The probability of that label, (K, N)."""
+        # Exit by exit, to hold few of them at once.
+        return torch.stack([self.policy.probability(k, x) for k, x in enumerate(self.logits)])
 
     @cached_property
     def correct(self) -> Tensor:
-        """Whether it is right, bool (K, N)."""
-        return self.predicted == self.labels
+        """Whether it is right, a set in all its names, bool (K, N)."""
+        return mistakes(self.predicted, self.labels) == 0
 
     @cached_property
     def taken(self) -> Tensor:
@@ -114,12 +126,12 @@ class Outputs:
         """Whether a video is lost if it takes an exit, bool (K, N).
 
         Args:
-            with_labels: Lost is what full inference gets right and this exit wrong; else what this exit gives another
-                label than full inference does.
+            with_labels: Lost is what full inference gets right and this exit wrong; of sets, what has more wrong names
+                by this exit than by full inference. Else it is what this exit gives another label than full inference.
         """
-        if with_labels:
-            return self.correct[-1] & ~self.correct
-        return self.predicted != self.predicted[-1]
+        # With one name each there is one mistake at most, so both definitions are this one.
+        wrong = mistakes(self.predicted, self.labels if with_labels else self.predicted[-1])
+        return wrong > wrong[-1]
 
     def differing(self, thresholds: Tensor) -> float:
         """Share of the videos that these thresholds (K,) give another label than full inference does."""
@@ -146,22 +158,22 @@ class Outputs:
 
         Its columns are `path`, `label`, `recording`, for each exit, such as 4x2 (frames x depth), `label_4x2`,
         `probability_4x2`, `score_4x2` and `logits_4x2`, and `exit` (the position of the exit taken, from 1) and
-        `gmacs`. What belongs to no single video is JSON in the table's metadata under `dynvid`.
+        `gmacs`. Labels that are sets are lists of classes. What belongs to no single video is JSON in the table's
+        metadata under `dynvid`.
 
         Raises:
             InputError: It cannot be written.
         """
         columns: dict[str, Any] = {
             "path": pa.array(map(_text, self.paths), pa.string()),
-            "label": self.labels.cpu().numpy(),
+            "label": self._column(self.labels),
             "recording": pa.array(map(_text, self.recordings), pa.string()),
         }
         logits = self.logits.float().cpu()
-        probabilities = self.policy.probabilities(logits).gather(-1, self.predicted.cpu()[..., None]).squeeze(-1)
         for k, (frames, depth) in enumerate(self.route):
             name = f"{frames}x{depth}"
-            columns[f"label_{name}"] = self.predicted[k].cpu().numpy()
-            columns[f"probability_{name}"] = probabilities[k].numpy()
+            columns[f"label_{name}"] = self._column(self.predicted[k])
+            columns[f"probability_{name}"] = self.probabilities[k].float().cpu().numpy()
             columns[f"score_{name}"] = self.scores[k].float().cpu().numpy()
             flat = pa.array(logits[k].flatten().numpy())
             columns[f"logits_{name}"] = pa.FixedSizeListArray.from_arrays(
@@ -170,7 +182,7 @@ class Outputs:
         columns["exit"] = self.taken.cpu().numpy() + 1
         columns["gmacs"] = np.asarray(self.gmacs)[self.taken.cpu().numpy()]
         about = {
-            "version": _VERSION,
+            "version": _VERSION_OF_SETS if self.multi_label else _VERSION,
             "split": self.split,
             "route": [list(cell) for cell in self.route],
             "gmacs": list(self.gmacs),
@@ -189,6 +201,10 @@ class Outputs:
         pq.write_table(table, file, compression="zstd")
         write_whole(path, file.getbuffer())
 
+    def _column(self, labels: Tensor) -> Any:
+        """Labels of the videos as a column: classes, or lists of them."""
+        return pa.array(plain_labels(labels), pa.list_(pa.int64())) if self.multi_label else labels.cpu().numpy()
+
     @classmethod
     def read(cls, path: str | Path) -> Self:
         """Read what `save` wrote.
@@ -204,7 +220,7 @@ class Outputs:
             about = json.loads((table.schema.metadata or {}).get(_KEY, b"null"))
         except (OSError, ValueError, pa.ArrowException) as error:
             raise InputError(f"{printable(path)}: cannot be read, it is damaged or no Parquet file") from error
-        if not isinstance(about, dict) or about.get("version") != _VERSION:
+        if not isinstance(about, dict) or about.get("version") not in (_VERSION, _VERSION_OF_SETS):
             raise InputError(f"{printable(path)}: not written by dynvid, or by another version of it")
         try:
             return cls._read(table, about)
@@ -218,7 +234,7 @@ class Outputs:
         score, names = about["score"], about["class_names"]
         if score not in SCORE_NAMES:
             raise InputError(f"score {score!r} is unknown")
-        labels, logits = _column(table, "label", pa.int64()), []
+        multi_label, logits = about["version"] == _VERSION_OF_SETS, []
         for frames, depth in route:
             name = f"logits_{frames}x{depth}"
             classes = getattr(table.schema.field(name).type, "list_size", 0)
@@ -234,15 +250,13 @@ class Outputs:
         thresholds = [float(x) for x in about["thresholds"]]
         if any(x != x for x in thresholds):
             raise InputError("a threshold is no number")
-        values = labels.to_numpy()
-        if len(values) and not (values.min() >= -1 and values.max() < logits[0].shape[1]):
-            raise InputError("a label is no class")
+        labels = _sets(table, classes) if multi_label else _classes(table, classes)
         order = about["run"].get("frame_order", [])
         if not (isinstance(order, list) and all(type(frame) is int for frame in order)):
             raise InputError("frame_order is no list of frames")
         return cls(
             logits=torch.stack(logits),
-            labels=torch.from_numpy(values.copy()),
+            labels=labels,
             paths=_column(table, "path", pa.string()).to_pylist(),
             recordings=_column(table, "recording", pa.string()).to_pylist(),
             route=route,
@@ -253,6 +267,7 @@ class Outputs:
                 num_exits=len(route),
                 score=score,
                 temperatures=about["temperatures"],
+                multi_label=multi_label,
             ),
             point=None if about["point"] is None else OperatingPoint.from_plain(about["point"]),
             split=str(about["split"]),
@@ -266,6 +281,25 @@ class Outputs:
 def recordings_of(paths: Sequence[str], groups: Sequence[str]) -> list[str]:
     """The recording of each video: its group, or its own path where it has none."""
     return [group or path for path, group in zip(paths, groups, strict=True)]
+
+
+def _classes(table: pa.Table, classes: int) -> Tensor:
+    """The labels, int64 (N,)."""
+    values = _column(table, "label", pa.int64()).to_numpy()
+    if len(values) and not (values.min() >= -1 and values.max() < classes):
+        raise InputError("a label is no class")
+    return torch.from_numpy(values.copy())
+
+
+def _sets(table: pa.Table, classes: int) -> Tensor:
+    """The labels that are sets, int64 (N, classes)."""
+    column = table["label"].combine_chunks()
+    if not pa.types.is_list(column.type) or column.type.value_type != pa.int64():
+        raise InputError(f"column label is of type {column.type}, not a list of classes")
+    inside = column.flatten()
+    if inside.null_count or not all(0 <= label < classes for label in inside.unique().to_pylist()):
+        raise InputError("a label is no class")
+    return multi_hot([-1 if label is None else tuple(label) for label in column.to_pylist()], classes)
 
 
 def _column(table: pa.Table, name: str, kind: pa.DataType) -> pa.Array:

@@ -7,6 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from dynvid.errors import InputError
+from dynvid.multilabel import (
+    Label,
+    mistakes,
+    most_probable,
+    set_margin,
+    set_max_probability,
+    set_negative_entropy,
+)
 
 Score = Literal["max_probability", "margin", "negative_entropy", "patience"]
 SCORE_NAMES: tuple[Score, ...] = get_args(Score)
@@ -31,6 +39,12 @@ def negative_entropy(logits: Tensor) -> Tensor:
 
 # The scores that look at one exit alone; patience looks back too.
 SCORES: dict[str, Callable[[Tensor], Tensor]] = {f.__name__: f for f in (max_probability, margin, negative_entropy)}
+# The same of the distribution over sets of labels.
+SET_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "max_probability": set_max_probability,
+    "margin": set_margin,
+    "negative_entropy": set_negative_entropy,
+}
 
 
 def patience(probability: Tensor, label: Tensor, earlier: Tensor) -> Tensor:
@@ -41,15 +55,15 @@ def patience(probability: Tensor, label: Tensor, earlier: Tensor) -> Tensor:
 
     Args:
         probability: Of this exit's label, float32 (B,).
-        label: Of this exit, int64 (B,).
-        earlier: Labels of the exits before, int64 (exits, B).
+        label: Of this exit, int64 (B,), or sets, bool (B, classes).
+        earlier: Labels of the exits before, int64 (exits, B), or bool (exits, B, classes).
 
     Example:
         >>> earlier = torch.tensor([[1, 0], [0, 0]])
         >>> patience(torch.tensor([0.75, 0.5]), torch.tensor([0, 0]), earlier)
         tensor([1.7500, 2.5000])
     """
-    agreeing = (earlier == label).flip(0).cumprod(0).sum(0).float()
+    agreeing = (mistakes(earlier, label) == 0).flip(0).cumprod(0).sum(0).float()
     return torch.minimum(agreeing + probability, torch.nextafter(agreeing + 1, agreeing))
 
 
@@ -65,6 +79,8 @@ class ThresholdPolicy(nn.Module):
         score: `max_probability`, `margin`, `negative_entropy` or `patience`.
         temperatures: What the logits of each exit are divided by, so that its probabilities can be trusted (Guo et
             al., ICML 2017); 1 by default. `dynvid.calibration.fit_temperatures` finds them.
+        multi_label: Logits are those of sets (see `dynvid.multilabel`): an answer is the most probable set, and each
+            score is that of the distribution over sets.
 
     Raises:
         ValueError: Neither or inconsistent numbers of exits, an unknown score, or a temperature that is not above 0.
@@ -84,6 +100,7 @@ class ThresholdPolicy(nn.Module):
         thresholds: Sequence[float] | Tensor | None = None,
         score: Score = "max_probability",
         temperatures: Sequence[float] | None = None,
+        multi_label: bool = False,
     ) -> None:
         super().__init__()
         if score not in SCORE_NAMES:
@@ -97,13 +114,18 @@ class ThresholdPolicy(nn.Module):
             raise InputError(f"thresholds have shape {tuple(values.shape)}, not one per exit ({num_exits})")
         self.register_buffer("thresholds", values)
         self.score_name: Score = score
+        self.multi_label = multi_label
         self.temperatures = (1.0,) * len(values) if temperatures is None else tuple(map(float, temperatures))
         if len(self.temperatures) != len(values) or not all(0 < t < torch.inf for t in self.temperatures):
             raise InputError(f"temperatures are {self.temperatures}: one above 0 per exit ({len(values)})")
 
+    def at(self, thresholds: Sequence[float] | Tensor | None = None) -> "ThresholdPolicy":
+        """The same score, temperatures and kind of labels at other thresholds; by default full inference."""
+        return ThresholdPolicy(self.num_exits, thresholds, self.score_name, self.temperatures, self.multi_label)
+
     def take_score(self, score: Score, temperatures: Sequence[float] | None = None) -> None:
         """Decide by another score, or at other temperatures, from now on; see the class for both."""
-        other = ThresholdPolicy(thresholds=self.thresholds.cpu(), score=score, temperatures=temperatures)
+        other = ThresholdPolicy(thresholds=self.thresholds.cpu(), score=score, temperatures=temperatures)  # checks them
         self.score_name, self.temperatures = other.score_name, other.temperatures
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -129,7 +151,7 @@ class ThresholdPolicy(nn.Module):
         Args:
             position: On the route, from 0.
             logits: Of this exit, (B, classes).
-            earlier: Labels that the exits before gave these videos, int64 (position, B), where the score `looks_back`.
+            earlier: `answers` of the exits before to these videos, (position, B, ...), where the score `looks_back`.
 
         Returns:
             Bool (B,).
@@ -139,9 +161,27 @@ class ThresholdPolicy(nn.Module):
         """
         return self._score(position, logits, earlier) >= self.thresholds[position]
 
+    def answers(self, logits: Tensor) -> Tensor:
+        """Online and offline: the best class, logits (..., classes) -> int64 (...), or set, bool (..., classes)."""
+        return most_probable(logits) if self.multi_label else logits.argmax(-1)
+
+    def label(self, answer: Sequence[float]) -> Label:
+        """One of `answers` in plain Python, from its numbers: the class of (label,), or the classes of a multi-hot set.
+
+        Example:
+            >>> ThresholdPolicy(1).label([3.0]), ThresholdPolicy(1, multi_label=True).label([1.0, 0.0, 1.0])
+            (3, (0, 2))
+        """
+        return tuple(n for n, x in enumerate(answer) if x) if self.multi_label else int(answer[0])
+
     def probability(self, position: int, logits: Tensor) -> Tensor:
-        """Online: of the best class, at the temperature of the exit at `position`, logits (B, classes) -> (B,)."""
-        return max_probability(self._scaled(position, logits))
+        """Online: of the answer, at the temperature of the exit at `position`, logits (B, classes) -> (B,)."""
+        return self._scores["max_probability"](self._scaled(position, logits))
+
+    def class_probabilities(self, position: int, logits: Tensor) -> Tensor:
+        """Online: of each class, at the temperature of the exit at `position`, logits (B, classes) -> (B, classes)."""
+        scaled = self._scaled(position, logits)
+        return scaled.sigmoid() if self.multi_label else scaled.softmax(-1)
 
     def choose(self, logits: Tensor) -> Tensor:
         """Offline: the exit that each video takes, all exits' logits (K, B, classes) -> int64 (B,)."""
@@ -150,13 +190,18 @@ class ThresholdPolicy(nn.Module):
     def score(self, logits: Tensor) -> Tensor:
         """Offline: how sure each exit is, all exits' logits (K, B, classes) -> (K, B), higher is surer."""
         self._check(logits)
-        labels = logits.argmax(-1) if self.looks_back else None
+        labels = self.answers(logits) if self.looks_back else None
         return torch.stack([self._score(k, x, None if labels is None else labels[:k]) for k, x in enumerate(logits)])
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Offline: softmax at the exits' temperatures, all exits' logits (K, B, classes) -> (K, B, classes)."""
+        """Offline: those of the classes at the exits' temperatures, all exits' logits (K, B, classes) -> the same."""
         self._check(logits)
-        return torch.stack([self._scaled(k, x).softmax(-1) for k, x in enumerate(logits)])
+        return torch.stack([self.class_probabilities(k, x) for k, x in enumerate(logits)])
+
+    def scaled(self, logits: Tensor) -> Tensor:
+        """Offline: all exits' logits divided by the exits' temperatures, float32 (K, B, classes) -> the same."""
+        self._check(logits)
+        return torch.stack([self._scaled(k, x) for k, x in enumerate(logits)])
 
     def _check(self, logits: Tensor) -> None:
         if len(logits) != self.num_exits:
@@ -165,10 +210,14 @@ class ThresholdPolicy(nn.Module):
     def _score(self, position: int, logits: Tensor, earlier: Tensor | None) -> Tensor:
         """How sure one exit is, (B, classes) -> (B,); both ways end here, so they agree to the bit."""
         if not self.looks_back:
-            return SCORES[self.score_name](self._scaled(position, logits))
+            return self._scores[self.score_name](self._scaled(position, logits))
         if earlier is None:
             raise InputError(f"{self.score_name} looks back: give the labels of the exits before, (position, B)")
-        return patience(self.probability(position, logits), logits.argmax(-1), earlier)
+        return patience(self.probability(position, logits), self.answers(logits), earlier)
+
+    @property
+    def _scores(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        return SET_SCORES if self.multi_label else SCORES
 
     def _scaled(self, position: int, logits: Tensor) -> Tensor:
         # A number, exit by exit: division by a tensor of all would round otherwise on some devices.

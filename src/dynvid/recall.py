@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from dynvid.multilabel import mistakes, set_figures
+
 
 def macro_recall(correct: Tensor, labels: Tensor) -> Tensor:
     """The mean over classes of the share of their videos that is right: a rare class counts as much as a common one.
@@ -25,3 +27,16 @@ def macro_recall(correct: Tensor, labels: Tensor) -> Tensor:
     right.index_add_(-1, row, correct.cpu().double())
     recall: Tensor = right / counts
     return recall.mean(-1).float()
+
+
+def class_figures(scores: Tensor, answers: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """What weighs all classes alike, float32 (...) each: `macro_recall`, and of sets also `map`, `f1` and `micro_f1`.
+
+    Args:
+        scores: Logits at the exits' temperatures, (..., N, classes).
+        answers: int64 (..., N), or sets, bool (..., N, classes).
+        labels: (N,), or 0 and 1 (N, classes).
+    """
+    if answers.dtype == torch.bool:
+        return set_figures(scores, answers, labels)
+    return {"macro_recall": macro_recall(mistakes(answers, labels) == 0, labels)}

@@ -22,7 +22,7 @@ def fit_temperatures(logits: Tensor, labels: Tensor) -> tuple[float, ...]:
 
     Args:
         logits: Of all exits, float (K, N, classes).
-        labels: int64 (N,).
+        labels: int64 (N,); or sets, 0 or 1 (N, classes), of which each class is a decision of its own.
 
     Raises:
         ValueError: Shapes do not fit, there are no videos, a label is unknown (-1) or no class, or the logits are not
@@ -35,15 +35,15 @@ def fit_temperatures(logits: Tensor, labels: Tensor) -> tuple[float, ...]:
         >>> f"{temperature:.4f}", (logits[0, 0] / temperature).softmax(-1)
         ('1.8205', tensor([0.7500, 0.2500]))
     """
-    if logits.dim() != 3 or labels.shape != logits.shape[1:2]:
+    if logits.dim() != 3 or labels.shape not in (logits.shape[1:2], logits.shape[1:]):
         shapes = f"logits {tuple(logits.shape)}, labels {tuple(labels.shape)}"
-        raise InputError(f"{shapes}: they must be (K, N, classes), (N,)")
+        raise InputError(f"{shapes}: they must be (K, N, classes), (N,) or of sets (N, classes)")
     labels = labels.cpu().long()
     if not len(labels):
         raise InputError("temperatures need videos: there are none")
     if (labels < 0).any():
         raise InputError("temperatures need labels: leave out the videos without one, outputs.of(outputs.labels >= 0)")
-    if int(labels.max()) >= logits.shape[-1]:
+    if labels.dim() == 1 and int(labels.max()) >= logits.shape[-1]:
         raise InputError(f"label {int(labels.max())}: the logits are of {logits.shape[-1]} classes")
     if not logits.isfinite().all():
         raise InputError("logits are not finite (NaN or infinity): training has diverged, lower the learning rate")
@@ -57,7 +57,7 @@ def calibration_error(probability: Tensor, correct: Tensor, bins: int = 15) -> t
     accuracy, averaged over the bins, each weighed by its videos.
 
     Args:
-        probability: Of the label that each exit gives, (K, N), such as `policy.probabilities(logits).amax(-1)`.
+        probability: Of the answer that each exit gives, (K, N), such as `outputs.probabilities`.
         correct: Whether it is right, bool (K, N).
         bins: Their number.
 
@@ -83,7 +83,7 @@ def calibration_error(probability: Tensor, correct: Tensor, bins: int = 15) -> t
 
 
 def _best(logits: Tensor, labels: Tensor) -> float:
-    """The best temperature of one exit, (N, classes) and (N,): Newton's method on log(1 / T), held in a bracket."""
+    """The best temperature of one exit, (N, classes) and its labels: by Newton's method on log(1 / T), in a bracket."""
     low, high = -math.log(HOTTEST), -math.log(COLDEST)
     if _slope(logits, labels, 0.0)[0] == 0:
         return 1.0
@@ -109,6 +109,11 @@ def _slope(logits: Tensor, labels: Tensor, x: float) -> tuple[float, float]:
     slope = rise = 0.0
     for start in range(0, len(labels), _ROWS):
         z, y = logits[start : start + _ROWS].double(), labels[start : start + _ROWS]
+        if y.dim() > 1:  # of a class, ln(1 + exp(beta z)) - beta z y
+            p = (beta * z).sigmoid()
+            slope += float(((p - y) * z).sum())
+            rise += float((p * (1 - p) * z * z).sum())
+            continue
         z = z - z.amax(1, keepdim=True)  # not in place: float64 logits are the caller's
         p = (beta * z).exp_()
         p /= p.sum(1, keepdim=True)
