@@ -24,21 +24,18 @@ from dynvid import ExitNet, UnifiedExitNet
 from dynvid.data.sampling import segment_indices
 from dynvid.data.transforms import eval_transform
 from dynvid.inference import Recognizer, prepare
+from dynvid.policy import ThresholdPolicy
 from dynvid.strict_json import dumps
 
 FRAMES, SIZE, CLASSES = 16, 224, 400
 
 
-class Forced:
+class Forced(ThresholdPolicy):
     """A policy by which the next video leaves by the next exit of a list; one video at a time, or all of a batch."""
 
-    looks_back = False
-
     def __init__(self, exits: list[int], num_exits: int):
-        self.exits, self.num_exits, self.at = exits, num_exits, 0
-
-    def to(self, device):
-        return self
+        super().__init__(num_exits)
+        self.exits, self.come = exits, 0
 
     def confident(self, position, logits, earlier=None):
         # Videos of a batch are told apart by nothing, so shares are kept within each step.
@@ -47,16 +44,13 @@ class Forced:
         count = round(len(logits) * leaving / left)
         return torch.arange(len(logits)) < count
 
-    def probability(self, position, logits):
-        return logits.float().softmax(-1).amax(-1)
-
 
 class One(Forced):
     """For videos that come one after the other: each leaves by its own exit."""
 
     def confident(self, position, logits, earlier=None):
-        done = self.exits[self.at % len(self.exits)] <= position
-        self.at += done
+        done = self.exits[self.come % len(self.exits)] <= position
+        self.come += done
         return torch.tensor([done])
 
 

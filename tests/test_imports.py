@@ -43,6 +43,7 @@ ALLOWED = {
     "checkpoint": {"errors", "calibration", "policy", "profile", "nets", "data", "folder"},
     "inference": {
         *("errors", "text", "lazy", "routes", "policy", "costs", "nets", "data", "checkpoint", "calibration"),
+        "multilabel",
         *("profile", "extras", "folder", "strict_json", "whole", "outputs", "inference"),
     },
     "showcase": {

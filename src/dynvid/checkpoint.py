@@ -98,8 +98,9 @@ def described(checkpoint: Mapping[str, Any], path: str | Path = "the checkpoint"
         raise InputError(f"{path}: score is {shown(score)}: use {', '.join(SCORE_NAMES)}")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise InputError(f"{path}: class_names is {shown(names)}, not a list of names")
-    if not isinstance(saved.get("calibrated", True), bool):
-        raise InputError(f"{path}: calibrated is {shown(saved['calibrated'])}, not true or false")
+    for name in ("calibrated", "multi_label"):
+        if not isinstance(saved.get(name, True), bool):
+            raise InputError(f"{path}: {name} is {shown(saved[name])}, not true or false")
     if saved.get("chosen_by") not in (None, *get_args(ChosenBy)):
         raise InputError(f"{path}: chosen_by is {shown(saved['chosen_by'])}: use {', '.join(get_args(ChosenBy))}")
     if not isinstance(saved.get("listing"), str | None):
@@ -150,9 +151,10 @@ def net_from_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> Exit
 
 
 def policy_from_checkpoint(checkpoint: Mapping[str, Any]) -> ThresholdPolicy:
-    """The thresholds, score and temperatures of a checkpoint that `net_from_checkpoint` has checked."""
+    """The thresholds, score, temperatures and kind of labels of a checkpoint that `net_from_checkpoint` has checked."""
     saved, thresholds = checkpoint["dynvid"], checkpoint["state_dict"]["policy.thresholds"]
-    return ThresholdPolicy(thresholds=thresholds, score=saved["score"], temperatures=saved.get("temperatures"))
+    sets = saved.get("multi_label", False)  # of which older files know nothing
+    return ThresholdPolicy(None, thresholds, saved["score"], saved.get("temperatures"), sets)
 
 
 def is_calibrated(checkpoint: Mapping[str, Any]) -> bool:

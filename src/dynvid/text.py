@@ -22,6 +22,15 @@ def printable(name: object) -> str:
     return "".join(_escape(c) if category(c) in _UNSEEN and c not in _JOINERS else c for c in text)
 
 
+def printable_label(label: str) -> str:
+    """A label in one line for people: `printable`, and in words where it is the empty set of a multi-label net.
+
+    >>> printable_label("run;jump"), printable_label("")
+    ('run;jump', 'none of them')
+    """
+    return printable(label) or "none of them"
+
+
 def _escape(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte of a file name that is no UTF-8

@@ -14,6 +14,7 @@ from dynvid import DepthExitNet, InputExitNet, UnifiedExitNet
 from dynvid.calibration import Audit
 from dynvid.errors import InputError
 from dynvid.inference.pool import Limits, Pool, at_once
+from dynvid.multilabel import plain_labels
 from dynvid.nets import Stream
 from dynvid.policy import ThresholdPolicy
 
@@ -37,19 +38,15 @@ class Clip:
         return self.video[positions]
 
 
-class ByContent:
+class ByContent(ThresholdPolicy):
     """Leaves by an exit that depends on the video alone; the labels that it decides by are those of the net."""
 
-    looks_back = False
-
     def __init__(self, exits, chosen):
-        self.num_exits, self.chosen = exits, chosen
+        super().__init__(exits)
+        self.chosen = chosen
 
     def confident(self, position, logits, earlier=None):
         return torch.tensor([self.chosen(row) <= position for row in logits])
-
-    def probability(self, position, logits):
-        return logits.softmax(-1).amax(-1)
 
 
 @pytest.fixture(scope="module", params=[DepthExitNet, InputExitNet, UnifiedExitNet])
@@ -71,10 +68,11 @@ def walk(net, policy, clips, batch_size, submit=at_once, limits=None):
     st.sampled_from(["max_probability", "patience"]),
     st.dictionaries(st.integers(0, 14), st.integers(0, FRAMES), max_size=3),
     st.integers(0, 100),
+    st.booleans(),
 )
-def test_videos_together_get_what_each_gets_alone(net, count, batch_size, thresholds, score, broken, seed):
+def test_videos_together_get_what_each_gets_alone(net, count, batch_size, thresholds, score, broken, seed, sets):
     exits = len(net.route)
-    policy = ThresholdPolicy(thresholds=[*thresholds[: exits - 1], 0.0], score=score)
+    policy = ThresholdPolicy(thresholds=[*thresholds[: exits - 1], 0.0], score=score, multi_label=sets)
     clips = [Clip(seed + i, broken.get(i)) for i in range(count)]
     with ThreadPoolExecutor(3) as executor:
         together, pool = walk(net, policy, clips, batch_size, executor.submit)
@@ -85,7 +83,7 @@ def test_videos_together_get_what_each_gets_alone(net, count, batch_size, thresh
             continue
         alone = net.predict(clips[i].video[None], policy)
         assert [a.position for a in outcome] == list(range(int(alone.exit) + 1))
-        assert outcome[-1].label == int(alone.label)
+        assert [outcome[-1].label] == plain_labels(alone.label)
         assert outcome[-1].probability == pytest.approx(float(alone.probability), abs=1e-5)
         # Read are the frames up to the exit taken, each once.
         assert clips[i].read_so_far == net.order[: net.route[outcome[-1].position].frames]

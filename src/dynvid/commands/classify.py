@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynvid import strict_json
 from dynvid.commands.arguments import Arguments, add_audit, add_speed
-from dynvid.text import printable
+from dynvid.text import printable, printable_label
 
 if TYPE_CHECKING:
     from dynvid.inference import Recognition, Recognizer
@@ -170,7 +170,8 @@ def classify_video(module: "DynamicInferenceModule | Recognizer", path: str | Pa
 
     Returns:
         `path`, `label`, `probability`, the exit taken as `frames` (which is the number of frames read) and `depth`,
-        `gmacs` spent, `saved`, the share of full inference's GMACs not spent, and `milliseconds`.
+        `gmacs` spent, `saved`, the share of full inference's GMACs not spent, `milliseconds`, and `labels`, the names
+        of the label.
 
     Raises:
         VideoError: The file cannot be read.
@@ -193,6 +194,7 @@ def _row(recognizer: "Recognizer", result: "Recognition") -> dict[str, Any]:
         "gmacs": result.gmacs,
         "saved": 1 - result.gmacs / recognizer.full_gmacs,
         "milliseconds": result.milliseconds,
+        "labels": list(result.labels),
     }
 
 
@@ -211,7 +213,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         path = Text(printable(row["path"]))  # as text, in which brackets and colons mean nothing
         exit_taken = f"{row['frames']}x{row['depth']}"
         cells = [f"{row['gmacs']:.4g}", f"{100 * row['saved']:z.1f} %", str(row["frames"])]
-        table.add_row(path, Text(printable(row["label"])), f"{row['probability']:.3f}", exit_taken, *cells)
+        table.add_row(path, Text(printable_label(row["label"])), f"{row['probability']:.3f}", exit_taken, *cells)
     if table.rows:
         Console(width=None if sys.stdout.isatty() else 4096).print(table)  # no line is broken on its way to a file
     for row in rows:

@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> int:
         curve = read_checkpoint(options.model)["state_dict"]["curve_thresholds"]
         warm_up(recognizer)
         bounds = Bounds(upload_bytes=int(options.max_upload_mb * 1e6))
-        demo = Demo(recognizer, curve, parts=_parts(recognizer))
+        demo = Demo(recognizer, curve, parts=None if recognizer.policy.multi_label else _parts(recognizer))
         app = make_app(demo, bounds)
         said = printable(f"dynvid: {options.model} is shown at {url_of(listening)}")
         try:

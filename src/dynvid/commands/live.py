@@ -10,7 +10,7 @@ from dynvid import strict_json
 from dynvid.commands.arguments import Arguments, add_audit, add_speed, refuse_audit
 from dynvid.commands.numbers import number, seconds, tries
 from dynvid.errors import InputError
-from dynvid.text import printable
+from dynvid.text import printable, printable_label
 from dynvid.whole import check_new_file
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ def _row(answer: "LiveAnswer", frames: "LiveFrames") -> dict[str, Any]:
         "dropped": frames.dropped,
         "damaged": frames.damaged,
         "reconnects": frames.reconnects,
+        "labels": list(answer.labels),
     }
 
 
@@ -154,7 +155,7 @@ class _Shown:
             print(strict_json.dumps(row), flush=True)
             return
         mark = "=" if row["final"] else "~"
-        line = f"{row['timestamp']:9.2f} s  {mark} {printable(row['label'])}  {row['probability']:.3f}"
+        line = f"{row['timestamp']:9.2f} s  {mark} {printable_label(row['label'])}  {row['probability']:.3f}"
         line += f"  exit {row['frames']}x{row['depth']}  {row['gmacs']:.4g} GMACs"
         if self._over:
             print("\r" + line.ljust(self._width), end="", flush=True)

@@ -14,6 +14,7 @@ from dynvid.inference.runtimes import Program
 from dynvid.inference.slots import Frame, Slot, Slots, check_frame
 from dynvid.inference.walk import Track, Window
 from dynvid.inference.windows import Windows
+from dynvid.multilabel import SEPARATOR, names_of
 from dynvid.nets import ExitNet
 from dynvid.policy import ThresholdPolicy
 from dynvid.routes import Exit
@@ -25,8 +26,8 @@ class LiveAnswer(NamedTuple):
     Attributes:
         stream: Which stream, as it was named in `push`; empty where there is one.
         timestamp: Of the newest frame that was taken, in seconds.
-        label: Name of the class, or its number where classes have no names.
-        probability: Of that class, at the exit's temperature.
+        label: Name of the class, or its number where classes have no names; of a set, names joined with `;`.
+        probability: Of that label, at the exit's temperature.
         exit: Frames and depth of the exit that says so.
         start: Of the window, in seconds.
         end: Of the window, in seconds.
@@ -36,6 +37,7 @@ class LiveAnswer(NamedTuple):
         milliseconds: From `push` to this answer.
         missing: Frames of the window so far that did not come in time, so that an older one stands in their place.
         gap: Seconds without frames that made this window begin anew; 0 for others.
+        labels: The names in the label, one each.
     """
 
     stream: Hashable
@@ -51,6 +53,7 @@ class LiveAnswer(NamedTuple):
     milliseconds: float
     missing: int
     gap: float
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -252,10 +255,11 @@ class LiveRecognizer:
         said, start = window.said, stream.slots.origin + window.start * self._interval
         assert said is not None
         come = stream.track.count - window.start
+        names = names_of(said.label, self.class_names)
         return LiveAnswer(
             stream=name,
             timestamp=timestamp,
-            label=self.class_names[said.label] if self.class_names else str(said.label),
+            label=SEPARATOR.join(names),
             probability=said.probability,
             exit=said.exit,
             start=start,
@@ -266,4 +270,5 @@ class LiveRecognizer:
             milliseconds=(time.perf_counter() - began) * 1000,
             missing=sum(list(stream.missing)[-come:]),
             gap=0.0 if window.start else stream.gap,
+            labels=names,
         )

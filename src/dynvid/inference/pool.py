@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dynvid.calibration import Audit
 from dynvid.inference.runtimes import Program, ProgramStream
+from dynvid.multilabel import Label
 from dynvid.nets import ExitNet, Stream
 from dynvid.policy import ThresholdPolicy
 
@@ -32,13 +33,13 @@ class Answer(NamedTuple):
 
     Attributes:
         position: Of the exit on the route.
-        label: Class index.
-        probability: Of that class.
+        label: Class index, or the class indices of a set.
+        probability: Of that label.
         milliseconds: From the moment that the video was asked for to this answer, waiting included.
     """
 
     position: int
-    label: int
+    label: Label
     probability: float
     milliseconds: float
 
@@ -84,12 +85,12 @@ class Video:
     frames: "Future[Tensor] | None" = None  # what the next exit needs; None where that is no new frame
     answers: list[Answer] = field(default_factory=list)
     audited: bool = False
-    said: int | None = None
+    said: Label | None = None
 
 
 @dataclass(eq=False)
 class _Batch:
-    """Videos that walk together; `labels` are what the exits so far said, int64 (exits, b)."""
+    """Videos that walk together; `labels` are what the exits so far said, (exits, b, ...)."""
 
     videos: list[Video]
     stream: Stream | ProgramStream | None = None
@@ -255,24 +256,21 @@ class Pool:
         source = self._frames_of(videos)
         streams: list[Any] = [batch.stream for batch in batches if batch.stream]  # all of one kind
         stream = streams[0].join(streams, source) if streams else self.net.stream(source, len(videos))
-        earlier = [batch.labels for batch in batches if batch.labels is not None]
-        labels = (
-            torch.cat(earlier, 1)
-            if earlier
-            else torch.zeros(0, len(videos), dtype=torch.long, device=stream.videos.device)
-        )
         logits = stream.advance()
-        sure, label, probability = self._decide(position, logits, labels)
+        answers = self.policy.answers(logits)
+        earlier = [batch.labels for batch in batches if batch.labels is not None]
+        labels = torch.cat(earlier, 1) if earlier else answers[None][:0]
+        decided = self._decide(position, logits, answers, labels)
         now = time.perf_counter()
         rows = []
-        for row, video in enumerate(videos):
+        for row, (video, (sure, label, probability)) in enumerate(zip(videos, decided, strict=True)):
             video.frames = None
-            answer = Answer(position, int(label[row]), probability[row], (now - video.began) * 1000)
-            if self._goes_on(video, answer, bool(sure[row])):
+            answer = Answer(position, label, probability, (now - video.began) * 1000)
+            if self._goes_on(video, answer, sure):
                 rows.append(row)
         if not rows:
             return
-        labels = torch.cat([labels, logits.argmax(-1)[None]])
+        labels = torch.cat([labels, answers[None]])
         if len(rows) < len(videos):
             alive = torch.tensor(rows, device=stream.videos.device)
             stream.keep_rows(alive)
@@ -302,12 +300,14 @@ class Pool:
             video.clip = None  # whoever began it may keep it
         return goes_on
 
-    def _decide(self, position: int, logits: Tensor, earlier: Tensor) -> tuple[list[float], list[float], list[float]]:
+    def _decide(
+        self, position: int, logits: Tensor, answers: Tensor, earlier: Tensor
+    ) -> list[tuple[bool, Label, float]]:
         """Whether the exit is sure, its label and probability: the one time in a step that the device is waited for."""
         sure = self.policy.confident(position, logits, earlier if self.policy.looks_back else None)
-        answer = [sure, logits.argmax(-1), self.policy.probability(position, logits)]
-        found: list[list[float]] = torch.stack([x.double() for x in answer]).tolist()
-        return found[0], found[1], found[2]
+        columns = [sure, self.policy.probability(position, logits), answers]
+        found = torch.cat([x.double().reshape(len(logits), -1) for x in columns], 1).tolist()
+        return [(bool(sure), self.policy.label(answer), p) for sure, p, *answer in found]
 
     def _begin(self, video: Video, opener: Callable[[], Clip]) -> Tensor:
         video.clip = opener()

@@ -22,6 +22,7 @@ from dynvid.extras import require
 from dynvid.folder import Int8
 from dynvid.inference.export import graph_name, write_openvino
 from dynvid.inference.runtimes import Program, Run, openvino_step
+from dynvid.multilabel import mistakes
 from dynvid.nets import ExitNet
 from dynvid.policy import ThresholdPolicy
 
@@ -118,11 +119,11 @@ def calibrate(
         recordings: Of each of them.
         split: What they are called.
     """
-    policy = ThresholdPolicy(len(logits), score=policy.score_name, temperatures=policy.temperatures)
-    predicted = logits.argmax(-1)
+    policy = policy.at()
+    predicted = policy.answers(logits)
     thresholds, point = find_point(
         policy.score(logits),
-        predicted != predicted[-1],
+        mistakes(predicted, predicted[-1]) > 0,
         net.gmacs,
         target,
         recordings,
@@ -131,5 +132,5 @@ def calibrate(
         net.full_gmacs,
     )
     point = replace(point, listing=listing_of(paths))
-    same = (predicted == like.argmax(-1)).double().mean(1).tolist()
+    same = (mistakes(predicted, policy.answers(like)) == 0).double().mean(1).tolist()
     return Int8(thresholds.tolist(), point, logits.shape[1], same, (logits - like).abs().amax((1, 2)).tolist())

@@ -11,6 +11,7 @@ from dynvid.errors import InputError, ModeError
 from dynvid.inference.compiled import CompiledSegment
 from dynvid.inference.fold import fold_batch_norm
 from dynvid.inference.shifted import shift_in_place
+from dynvid.multilabel import mistakes
 from dynvid.nets import ExitNet
 from dynvid.policy import ThresholdPolicy
 
@@ -174,7 +175,7 @@ def disagreement(reference: ExitNet, net: ExitNet, policy: ThresholdPolicy, vide
     for video in videos:
         expected, found = (_predicted(n, policy, video) for n in (reference, net))
         count += len(video)
-        labels += int((expected[0] != found[0]).sum())
+        labels += int((mistakes(expected[0], found[0]) > 0).sum())
         exits += int((expected[1] != found[1]).sum())
     return Disagreement(count, labels, exits)
 

@@ -23,6 +23,7 @@ from dynvid.inference.preparation import Preparation, Source
 from dynvid.inference.recipe import Optimize, Precision, Recipe, prepare
 from dynvid.inference.runtimes import Program, Runtime, load_program
 from dynvid.inference.saving import Given, Loaded, as_checkpoint, save_model
+from dynvid.multilabel import SEPARATOR, names_of
 from dynvid.nets import ExitNet
 from dynvid.policy import ThresholdPolicy
 from dynvid.routes import Exit
@@ -34,10 +35,11 @@ class Passed(NamedTuple):
 
     Attributes:
         exit: Frames and depth.
-        label: Name of the class, or its number where classes have no names.
-        probability: Of that class, at the exit's temperature.
+        label: Name of the class, or its number where classes have no names; of a set, names joined with `;`.
+        probability: Of that label, at the exit's temperature.
         gmacs: Spent up to here, this exit's head included.
         milliseconds: From asking for the video to this answer, in a batch the waiting included.
+        labels: The names in the label, one each; none of the empty set.
     """
 
     exit: Exit
@@ -45,20 +47,22 @@ class Passed(NamedTuple):
     probability: float
     gmacs: float
     milliseconds: float
+    labels: tuple[str, ...] = ()
 
 
 class Recognition(NamedTuple):
     """What was recognised, by the exit that was sure enough, or the last one that the limits allowed.
 
     Attributes:
-        label: Name of the class, or its number where classes have no names.
-        probability: Of that class, at the exit's temperature.
+        label: Name of the class, or its number where classes have no names; of a set, names joined with `;`.
+        probability: Of that label, at the exit's temperature.
         exit: Frames and depth of the exit taken.
         frames_read: Frames that the net has seen.
         gmacs: Spent on the video.
         milliseconds: From asking for the video to the answer, decoding included; in a batch the waiting too.
         trace: One entry per exit passed, the one taken included.
         path: What the video is called: its path, or `<bytes>`.
+        labels: The names in the label, one each: of the empty set none, and one where labels are no sets.
     """
 
     label: str
@@ -69,6 +73,7 @@ class Recognition(NamedTuple):
     milliseconds: float
     trace: tuple[Passed, ...]
     path: str
+    labels: tuple[str, ...] = ()
 
 
 class Recognizer(Shared):
@@ -169,7 +174,7 @@ class Recognizer(Shared):
         else:
             taken, recipe, other = load_program(place, net, runtime, precision, optimize, device)
             if other is not None:
-                policy = ThresholdPolicy(None, other.thresholds, policy.score_name, policy.temperatures)
+                policy = policy.at(other.thresholds)
                 point, calibrated = other.point, True
         recognizer = cls(taken, policy, saved["class_names"], recipe, point, calibrated, audit)
         recognizer.preparation = recognizer.preparation._replace(sampling=saved.get("sampling", "center"))
@@ -337,19 +342,14 @@ class Recognizer(Shared):
         return self.net.full_gmacs
 
     def _said(self, answers: list[Answer], path: str) -> Recognition:
-        passed = tuple(
-            Passed(
-                self.net.route[a.position], self._name(a.label), a.probability, self.gmacs[a.position], a.milliseconds
-            )
-            for a in answers
-        )
-        last = passed[-1]
-        return Recognition(
-            last.label, last.probability, last.exit, last.exit.frames, last.gmacs, last.milliseconds, passed, path
-        )
+        passed = tuple(map(self._passed, answers))
+        exit, label, probability, gmacs, milliseconds, labels = passed[-1]
+        return Recognition(label, probability, exit, exit.frames, gmacs, milliseconds, passed, path, labels)
 
-    def _name(self, label: int) -> str:
-        return self.class_names[label] if self.class_names else str(label)
+    def _passed(self, answer: Answer) -> Passed:
+        names, k = names_of(answer.label, self.class_names), answer.position
+        label = SEPARATOR.join(names)
+        return Passed(self.net.route[k], label, answer.probability, self.gmacs[k], answer.milliseconds, names)
 
 
 def name_of(video: Source) -> str:

@@ -118,6 +118,7 @@ class Given(NamedTuple):
         sampling: Of the preparation.
         class_names: Names of the classes.
         point: What the thresholds were asked to do.
+        multi_label: Whether labels are sets.
     """
 
     thresholds: list[float]
@@ -126,6 +127,7 @@ class Given(NamedTuple):
     sampling: Sampling
     class_names: list[str] | None
     point: OperatingPoint | None
+    multi_label: bool
 
     @classmethod
     def of(
@@ -138,7 +140,8 @@ class Given(NamedTuple):
         """As it is now."""
         names = None if class_names is None else list(class_names)
         temperatures = [float(x) for x in policy.temperatures]
-        return cls(policy.thresholds.tolist(), policy.score_name, temperatures, sampling, names, point)
+        thresholds = policy.thresholds.tolist()
+        return cls(thresholds, policy.score_name, temperatures, sampling, names, point, policy.multi_label)
 
 
 class Loaded(NamedTuple):
@@ -222,6 +225,7 @@ def as_checkpoint(
         "net": net.spec(),
         "score": policy.score_name,
         "class_names": None if class_names is None else list(class_names),
+        "multi_label": policy.multi_label,
         "calibrated": calibrated,
         "temperatures": list(policy.temperatures),
         "operating_point": None if point is None else point.plain(),

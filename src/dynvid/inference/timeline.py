@@ -133,7 +133,7 @@ def timeline(
 
     Raises:
         VideoError: The file cannot be opened or read.
-        ValueError: A number is out of its range.
+        ValueError: A number is out of its range, or the labels of the recognizer are sets.
 
     Example:
         >>> import tempfile
@@ -155,6 +155,11 @@ def timeline(
         raise InputError(f"hop={hop}: at most a window, {window or 4.0:g} seconds; what lies between is not looked at")
     if min_length is not None and not 0 <= min_length < math.inf:
         raise InputError(f"min_length={min_length}: seconds, 0 or more")
+    if recognizer.policy.multi_label:
+        raise InputError(
+            "timeline: this model answers with sets of labels, and a segment has one; `dynvid live` takes it, which "
+            "gives the set of each window"
+        )
     net = recognizer.net
     windows = Windows(net, recognizer.policy, max_gmacs=max_gmacs, batch_size=batch_size, audit=recognizer.audit)
     reader = ForwardVideo(video, short_side=decode_size(net.input_size))

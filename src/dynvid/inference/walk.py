@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from dynvid.multilabel import Label
 from dynvid.nets import ExitNet, Stream
 from dynvid.routes import Exit
 
@@ -20,18 +21,15 @@ class Said(NamedTuple):
 
     Attributes:
         exit: Frames and depth.
-        label: Class index.
-        probabilities: Of the classes, at the exit's temperature, float64 (classes,), on the CPU.
+        label: Class index, or the class indices of a set.
+        probability: Of the label, at the exit's temperature.
+        probabilities: Of the classes, likewise, float64 (classes,), on the CPU.
     """
 
     exit: Exit
-    label: int
+    label: Label
+    probability: float
     probabilities: Tensor
-
-    @property
-    def probability(self) -> float:
-        """Of the label."""
-        return float(self.probabilities[self.label])
 
 
 @dataclass(eq=False)
@@ -61,7 +59,7 @@ class Window:
         audited: Whether it walks on to the last exit when its answer stands.
         gmacs: Spent on it until its answer stood; what windows share is spent on the first that asks for it.
         position: Number of exits passed, the added ones included.
-        labels: Of the net's own exits passed so far.
+        labels: What the net's own exits passed so far answered, (1, ...) each.
     """
 
     track: Track
@@ -71,7 +69,7 @@ class Window:
     audited: bool = False
     gmacs: float = 0.0
     position: int = 0
-    labels: list[int] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
 
     @property
     def ended(self) -> bool:

@@ -136,26 +136,29 @@ class Windows:
         own = self._own[position]
         # An answer between exits is said at the temperature of the next one.
         exit_of = own if own is not None else next(k for k in self._own[position:] if k is not None)
-        probabilities = (logits.float() / self.policy.temperatures[exit_of]).softmax(-1)
+        answers, probabilities = self.policy.answers(logits), self.policy.class_probabilities(exit_of, logits)
         sure = torch.zeros(len(rows), device=logits.device)
         if own is not None:
-            earlier = (
-                torch.tensor([w.labels for w in rows], device=logits.device).t() if self.policy.looks_back else None
-            )
+            earlier = None
+            if self.policy.looks_back:
+                earlier = torch.stack([torch.cat([answers[:0], *w.labels]) for w in rows], 1)
             sure = self.policy.confident(own, logits, earlier)
-        columns = [sure[:, None], logits.argmax(-1)[:, None], probabilities]
-        answers = torch.cat([x.double() for x in columns], 1).cpu()  # the one time that the device is waited for
-        for window, (stops, label, *_), row in zip(rows, answers.tolist(), answers, strict=True):
+        columns = [sure, self.policy.probability(exit_of, logits), probabilities, answers]
+        # The one time that the device is waited for.
+        found = torch.cat([x.double().reshape(len(rows), -1) for x in columns], 1).cpu()
+        classes = logits.shape[-1]
+        for n, (window, (stops, probability, *others)) in enumerate(zip(rows, found.tolist(), strict=True)):
+            label = self.policy.label(others[classes:])
             window.position += 1
             if own is not None:
-                window.labels.append(int(label))
+                window.labels.append(answers[n : n + 1])
             if not window.done:
-                window.said = Said(self.route[position], int(label), row[2:])
+                window.said = Said(self.route[position], label, probability, found[n, 2 : 2 + classes])
                 window.done = bool(stops) or position == self._last
             if window.audited and position == self._last:
                 window.audited = False
                 if self._audit is not None and window.said is not None:
-                    self._audit.add(window.said.label != int(label))
+                    self._audit.add(window.said.label != label)
         self._walk.release([window for window in rows if window.ended])
 
 

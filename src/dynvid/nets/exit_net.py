@@ -43,8 +43,8 @@ class Prediction(NamedTuple):
     """What early exit found, all of shape (B,).
 
     Attributes:
-        label: Class index, int64.
-        probability: Softmax probability of that class at the exit's temperature, float.
+        label: Class index, int64; sets of them, where the policy reads logits so, bool (B, classes).
+        probability: Of that label at the exit's temperature, float.
         exit: Position on the route of the exit taken, int64.
     """
 
@@ -281,13 +281,14 @@ class ExitNet(Grid):
         stream = self.stream(video, batch)
         device = self.device
         videos = len(stream.videos)
-        labels = torch.zeros(len(self.route), videos, dtype=torch.long, device=device)
+        answers = policy.answers(torch.zeros(videos, self.num_classes, device=device))  # none yet, but of their shape
+        labels = answers.new_zeros(len(self.route), *answers.shape)
         probability = torch.zeros(videos, device=device)
         exit_taken = torch.zeros(videos, dtype=torch.long, device=device)
         while len(rows := stream.videos):
             position, logits = stream.position, stream.advance()
             # Written for all that are still there: what a video keeps is what the exit that it leaves by wrote.
-            labels[position, rows] = logits.argmax(-1)
+            labels[position, rows] = policy.answers(logits)
             probability[rows] = policy.probability(position, logits)
             exit_taken[rows] = position
             if policy.looks_back:
@@ -295,7 +296,7 @@ class ExitNet(Grid):
             else:
                 done = policy.confident(position, logits)
             stream.keep(~(done | stream.finished))
-        return Prediction(labels.gather(0, exit_taken[None]).squeeze(0), probability, exit_taken)
+        return Prediction(labels[exit_taken, torch.arange(videos, device=device)], probability, exit_taken)
 
     def along(self, route: Sequence[tuple[int, int]]) -> Self:
         """This net along another route over its `head_depths`: the same modules, so that nothing is copied.

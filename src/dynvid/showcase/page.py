@@ -147,9 +147,7 @@ class Demo:
             return mine
         place = min(max(effort, 0.0), 100.0) / 100
         row = self.rows[round(place * (len(self.rows) - 1))]
-        return ThresholdPolicy(thresholds=row, score=mine.score_name, temperatures=mine.temperatures).to(
-            mine.thresholds.device
-        )
+        return mine.at(row).to(mine.thresholds.device)
 
     def _watched(self, path: str | None, effort: float | None) -> Walk | str:
         if path is None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from dynvid.routes import Exit
 from dynvid.showcase.walk import Walk, as_share
-from dynvid.text import printable
+from dynvid.text import printable, printable_label
 
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 352.0, 34.0, 190.0  # of the bars' ground, in units of a view box 360 wide
 SURE = {
@@ -161,7 +161,7 @@ def _stop(exit: Exit, route: Sequence[Exit]) -> tuple[str, str]:
 
 def _described(walk: Walk, moment: Moment) -> str:
     said = [
-        f"stop {k + 1}: {percent(step.passed.probability)} {printable(step.passed.label)}"
+        f"stop {k + 1}: {percent(step.passed.probability)} {printable_label(step.passed.label)}"
         for k, step in enumerate(walk.steps[: moment.stops])
     ]
     return "; ".join(said) or "nothing yet"
@@ -172,7 +172,7 @@ def _says(walk: Walk, moment: Moment) -> str:
     if not moment.stops:
         return '<p class="says">Looking …</p>'
     step = walk.steps[moment.stops - 1]
-    label = f"<b>{escape(printable(step.passed.label))}</b>"
+    label = f"<b>{escape(printable_label(step.passed.label))}</b>"
     sure = percent(step.passed.probability)
     if not step.sure:
         return f'<p class="says">Perhaps {label} ({sure}). Not sure enough: it goes on.</p>'
@@ -184,7 +184,7 @@ def _says(walk: Walk, moment: Moment) -> str:
 def _result(walk: Walk) -> str:
     full, last = walk.full, walk.last
     same = full.label == last.label
-    said = f"<b>{escape(printable(full.label))}</b> ({percent(full.probability)})"
+    said = f"<b>{escape(printable_label(full.label))}</b> ({percent(full.probability)})"
     agrees = f"The whole network, asked afterwards, says the same: {said}." if same else (
         f"The whole network, asked afterwards, says something else: {said}. Stopping early changed the answer."
     )  # fmt: skip

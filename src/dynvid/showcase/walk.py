@@ -53,7 +53,7 @@ class Walk(NamedTuple):
         score: Which score that is.
         pictures: The frames that were read, as data URIs, by their place in time.
         num_frames: Frames of a clip.
-        classes: How many the net knows.
+        classes: How many the net knows; where labels are sets, how many sets.
         full: What full inference answered.
         full_gmacs: What it cost.
     """
@@ -120,7 +120,7 @@ def watch(recognizer: Recognizer, video: Source, policy: ThresholdPolicy | None 
         policy.score_name,
         {place: picture(frame) for place, frame in clip.frames.items()},
         net.num_frames,
-        net.num_classes,
+        2**net.num_classes if policy.multi_label else net.num_classes,
         recognizer._said([at_full], "").trace[0],
         recognizer.full_gmacs,
     )
@@ -134,7 +134,7 @@ class Scored(ThresholdPolicy):
     """
 
     def __init__(self, policy: ThresholdPolicy) -> None:
-        super().__init__(thresholds=policy.thresholds, score=policy.score_name, temperatures=policy.temperatures)
+        super().__init__(None, policy.thresholds, policy.score_name, policy.temperatures, policy.multi_label)
         self.scores: list[float] = []
 
     def confident(self, position: int, logits: Tensor, earlier: Tensor | None = None) -> Tensor:
@@ -179,7 +179,8 @@ def _full(recognizer: Recognizer, video: Source) -> list[Answer]:
     """Full inference: all frames, the whole depth, the last exit's head only."""
     net = recognizer.net
     alone = last_exit_alone(net) if isinstance(net, ExitNet) else net  # a program takes its exits as they are
-    return _walked(recognizer, alone, video, ThresholdPolicy(len(alone.route)).to(net.device))[1]
+    policy = ThresholdPolicy(len(alone.route), multi_label=recognizer.policy.multi_label)
+    return _walked(recognizer, alone, video, policy.to(net.device))[1]
 
 
 def picture(frame: Tensor) -> str:

@@ -10,7 +10,7 @@ The columns of a part, one row per video:
 |---|---|---|
 | `key` | uint64 | of the path's bytes, see `dynvid.inference.bulk.keys.key_of`; resuming goes by it |
 | `path` | string | absolute, or an address; bytes that are no UTF-8 are escaped, such as `caf\\udce9` |
-| `label` | string | name of the class, or its number where classes have no names |
+| `label` | string | name of the class, or its number where classes have no names; of a set, names joined with `;` |
 | `probability` | double | of that class |
 | `frames`, `depth` | int32 | the exit taken |
 | `gmacs` | double | spent on the video |

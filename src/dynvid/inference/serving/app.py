@@ -253,6 +253,7 @@ class _Client:
             "saved": 1 - found.gmacs / self._recognizer.full_gmacs,
             "milliseconds": found.milliseconds,
             "trace": [_plain_passed(passed) for passed in found.trace],
+            "labels": list(found.labels),
         }
 
 
