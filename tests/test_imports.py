@@ -20,7 +20,7 @@ ALLOWED = {
     "packaged": set(),
     "lazy": set(),
     "extras": {"errors"},
-    "recall": {"multilabel"},
+    "recall": {"multilabel", "policy"},
     "routes": {"errors"},
     "multilabel": set(),
     "policy": {"errors", "multilabel"},
@@ -34,11 +34,11 @@ ALLOWED = {
     "outputs": {"errors", "text", "strict_json", "whole", "routes", "policy", "profile", "calibration", "multilabel"},
     "report": {
         *("errors", "text", "strict_json", "whole", "routes", "policy", "calibration", "metrics", "published", "data"),
-        *("outputs", "profile", "recall", "report"),
+        *("outputs", "profile", "recall", "multilabel", "report"),
     },
     "metrics": {"errors", "policy", "calibration", "published", "multilabel"},
     "nets": {"errors", "routes", "policy", "costs", "nets"},
-    "data": {"errors", "text", "whole", "lazy", "data"},
+    "data": {"errors", "text", "whole", "lazy", "data", "multilabel"},
     "folder": {"errors", "text", "strict_json", "calibration", "nets", "data", "folder"},
     "checkpoint": {"errors", "calibration", "policy", "profile", "nets", "data", "folder"},
     "inference": {
@@ -52,11 +52,11 @@ ALLOWED = {
     "module": {
         "inference",
         *("errors", "calibration", "checkpoint", "losses", "metrics", "nets", "policy", "data", "saving"),
-        *("outputs", "profile", "recall"),
+        *("outputs", "profile", "recall", "multilabel"),
     },
     "callbacks": {
         *("errors", "text", "strict_json", "calibration", "metrics", "module", "published", "whole", "callbacks"),
-        *("outputs", "recall", "report", "checkpoint"),
+        *("outputs", "recall", "report", "checkpoint", "multilabel"),
     },
     "commands": {
         *(
@@ -75,6 +75,7 @@ ALLOWED = {
             "calibration",
             "extras",
             "inference",
+            "multilabel",
             "outputs",
             "policy",
             "profile",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ from dynvid.errors import InputError, VideoError
 from dynvid.inference import Preparation, Recognizer
 from dynvid.losses import ExitLoss
 from dynvid.metrics import FlopsAccuracy, FlopsAccuracyCurve
+from dynvid.multilabel import Label, multi_hot
 from dynvid.nets import ExitNet
 from dynvid.nets.compiled import drop_compiled_names, plain_name, take_names_of
 from dynvid.nets.description import shown
@@ -30,7 +32,7 @@ from dynvid.nets.weights.file import check_fit
 from dynvid.outputs import Outputs, listing_of, recordings_of
 from dynvid.policy import Score, ThresholdPolicy
 from dynvid.profile import Profile, read_profiles
-from dynvid.recall import macro_recall
+from dynvid.recall import class_figures
 from dynvid.saving import use_whole_files
 
 __all__ = ["DynamicInferenceModule", "fingerprint", "listing", "read_checkpoint", "recordings_in"]
@@ -46,7 +48,8 @@ def _sgd(parameters: Any) -> torch.optim.Optimizer:
 class DynamicInferenceModule(pl.LightningModule):
     """Trains all exits together and evaluates top-1 against average cost.
 
-    Batches are dicts: `video` uint8 (B, T, C, H, W), `label` int64 (B,), `index` int64 (B,).
+    Batches are dicts: `video` uint8 (B, T, C, H, W), `label` int64 (B,), `index` int64 (B,); labels that are sets are
+    int64 (B, classes) of 0 and 1.
 
     Args:
         net: The net.
@@ -61,6 +64,8 @@ class DynamicInferenceModule(pl.LightningModule):
             batches, or where it is folded into the convolutions.
         gradient_equilibrium: See `ExitNet`.
         gradient_checkpointing: See `ExitNet`.
+        multi_label: A video may have several classes, or none: labels are sets (see `dynvid.multilabel`), and accuracy
+            is the share of videos of which all names are right. The command line takes it from the data.
 
     Attributes:
         policy: The thresholds; full inference until calibrated. `set_thresholds` sets them together with the weights
@@ -98,6 +103,7 @@ class DynamicInferenceModule(pl.LightningModule):
         freeze_batch_norm: bool = False,
         gradient_equilibrium: bool = False,
         gradient_checkpointing: bool = False,
+        multi_label: bool = False,
     ) -> None:
         super().__init__()
         if warmup_epochs < 0:
@@ -109,8 +115,9 @@ class DynamicInferenceModule(pl.LightningModule):
             for layer in self._batch_norms():
                 layer.requires_grad_(False)
         self.loss = loss or ExitLoss()
+        self.loss.multi_label = multi_label
         exits = len(net.route)
-        self.policy = ThresholdPolicy(exits, score=score)
+        self.policy = ThresholdPolicy(exits, score=score, multi_label=multi_label)
         # The calibrated curve travels with the thresholds, so that a test curve is never fitted to test data.
         self.register_buffer("curve_thresholds", torch.full((num_candidates(exits), exits), torch.inf))
         self.optimizer, self.lr_scheduler, self.warmup_epochs = optimizer, lr_scheduler, warmup_epochs
@@ -142,6 +149,11 @@ class DynamicInferenceModule(pl.LightningModule):
         if fit:  # weights that are rounded are still the same
             self._thresholds_of = fingerprint(self.state_dict())
         return self
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether labels are sets."""
+        return self.policy.multi_label
 
     @property
     def calibrated(self) -> bool:
@@ -186,11 +198,6 @@ class DynamicInferenceModule(pl.LightningModule):
         views = float(self.curve.exit_gmacs[0]) / self.net.gmacs[0]
         fitting = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         weights = self.validated_weights if fitting else fingerprint(self.state_dict())
-        policy = ThresholdPolicy(
-            thresholds=self.policy.thresholds.cpu(),
-            score=self.policy.score_name,
-            temperatures=self.policy.temperatures,
-        )
         return Outputs(
             logits=self.curve.logits,
             labels=self.curve.labels,
@@ -199,7 +206,7 @@ class DynamicInferenceModule(pl.LightningModule):
             route=self.net.route,
             gmacs=tuple(self.curve.exit_gmacs.tolist()),
             full_gmacs=views * self.net.full_gmacs,
-            policy=policy,
+            policy=self.policy.at(self.policy.thresholds.cpu()),
             point=self.point if self._thresholds_of == weights else None,
             split=split,
             class_names=self.class_names,
@@ -211,9 +218,14 @@ class DynamicInferenceModule(pl.LightningModule):
         """Take the class names from the data module, and let checkpoints be written whole (`dynvid.saving`).
 
         Raises:
-            ValueError: The data has another number of classes than the net.
+            ValueError: The data has another number of classes than the net, or only one of both has sets of labels.
         """
         data = getattr(self.trainer, "datamodule", None)
+        sets = getattr(data, "multi_label", self.multi_label)  # what is no data module of ours does not tell
+        if sets != self.multi_label:
+            raise InputError(
+                f"the data has multi_label={sets}, the module multi_label={self.multi_label}: give both the same"
+            )
         self.sampling = getattr(data, "sampling", self.sampling)
         names = getattr(data, "class_names", None)
         if names is not None:
@@ -221,7 +233,7 @@ class DynamicInferenceModule(pl.LightningModule):
                 raise InputError(f"the data has {len(names)} classes, the net {self.net.num_classes}")
             self.class_names = list(names)
         if stage == "fit" and self.loss.class_weights == "balanced" and isinstance(data, VideoDataModule):
-            self.loss.balance(data.class_counts())
+            self.loss.balance(data.class_counts(), data.num_training_videos())
         use_whole_files(self.trainer.strategy)
 
     def train(self, mode: bool = True) -> Self:
@@ -362,8 +374,8 @@ class DynamicInferenceModule(pl.LightningModule):
         # All ranks have all answers; sync_dist only tells Lightning so.
         self.log("val/loss", self.loss(logits, labels), sync_dist=True)
         self.log("val/accuracy", accuracy[-1], prog_bar=True, sync_dist=True)
-        recall = macro_recall(self.curve.correct[-1:, choosing], labels)[0]
-        self.log("val/macro_recall", recall, sync_dist=True)
+        for name, value in self._class_figures(logits[-1:], labels).items():
+            self.log(f"val/{name}", value, sync_dist=True)
         self.log("val/mean_exit_accuracy", accuracy.mean(), sync_dist=True)
 
     def on_test_start(self) -> None:
@@ -382,8 +394,12 @@ class DynamicInferenceModule(pl.LightningModule):
         if views == 1:
             logits = self(video)
         else:  # one after the other: thirty at once seldom fit into memory
-            probability = torch.stack([self(view).float().softmax(-1) for view in video.unbind(1)]).mean(0)
-            logits = probability.clamp(min=torch.finfo(torch.float32).tiny).log()
+            read = torch.sigmoid if self.multi_label else partial(torch.softmax, dim=-1)
+            probability = torch.stack([read(self(view).float()) for view in video.unbind(1)]).mean(0)
+            if self.multi_label:
+                logits = probability.logit(torch.finfo(torch.float32).eps)
+            else:
+                logits = probability.clamp(min=torch.finfo(torch.float32).tiny).log()
         self.test_curve.update(logits, batch["label"], batch["index"])
 
     def on_test_epoch_end(self) -> None:
@@ -393,10 +409,18 @@ class DynamicInferenceModule(pl.LightningModule):
         self.test_curve.reset()
         self._record("test", self.trainer.test_dataloaders)
         self.log("test/accuracy", self.curve.exit_accuracy[-1], sync_dist=True)
-        self.log("test/macro_recall", macro_recall(self.curve.correct[-1:], self.curve.labels)[0], sync_dist=True)
+        for name, value in self._class_figures(self.curve.logits[-1:].float(), self.curve.labels).items():
+            self.log(f"test/{name}", value, sync_dist=True)
+
+    def _class_figures(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """What weighs all classes alike, of the last exit: logits (1, N, classes)."""
+        found = class_figures(logits, self.policy.answers(logits), labels)
+        return {name: value[0] for name, value in found.items()}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Early exit, executed: the label, its probability, the exit taken and its GMACs for each video.
+
+        Labels that are sets are bool (B, classes).
 
         Args:
             batch: `path` and `index` of videos, which are decoded as far as they need, as `predict_dataloader` of the
@@ -424,17 +448,21 @@ class DynamicInferenceModule(pl.LightningModule):
         recognizer = Recognizer(self.net, self.policy)
         recognizer.preparation = Preparation(data.num_frames, data.size, data.sampling)
         paths, rows, found = batch["path"], [], []
+        labels: list[Label] = []
         for row, result in enumerate(recognizer.many(paths, data.batch_size, max(data.num_workers, 1))):
             if not isinstance(result, Skipped):
                 rows.append(row)
-                found.append((int(result.label), result.probability, self.net.route.index(result.exit)))
+                label = tuple(map(int, result.labels))
+                labels.append(label if self.multi_label else label[0])
+                found.append((result.probability, self.net.route.index(result.exit)))
             elif data.on_error == "skip":
                 data.skipped[result.path] = result.reason
             else:
                 raise VideoError(result.reason)
         kept = {"path": [paths[row] for row in rows], "index": batch["index"][rows]}
-        label, probability, exit_taken = torch.tensor(found, dtype=torch.float64).view(-1, 3).unbind(1)
-        return kept, label.long(), probability.float(), exit_taken.long()
+        probability, exit_taken = torch.tensor(found, dtype=torch.float64).view(-1, 2).unbind(1)
+        answers = multi_hot(labels, self.net.num_classes) > 0 if self.multi_label else torch.tensor(labels).long()
+        return kept, answers, probability.float(), exit_taken.long()
 
     def _batch_norms(self) -> list[nn.Module]:
         return [layer for layer in self.net.segments.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
@@ -455,6 +483,7 @@ class DynamicInferenceModule(pl.LightningModule):
             "net": self.net.spec(),
             "score": self.policy.score_name,
             "class_names": self.class_names,
+            "multi_label": self.multi_label,
             "calibrated": calibrated,
             "temperatures": list(self.policy.temperatures),
             "operating_point": self.point.plain() if calibrated and self.point is not None else None,
@@ -520,6 +549,11 @@ class DynamicInferenceModule(pl.LightningModule):
                 f"the checkpoint's thresholds are for the score {saved['score']!r} (here {self.policy.score_name!r}): "
                 "use the config it was trained with"
             )
+        if saved.get("multi_label", False) != self.multi_label:
+            raise InputError(
+                f"the checkpoint was trained with multi_label={not self.multi_label}, here it is {self.multi_label}: "
+                "use the data and config it was trained with"
+            )
         names = saved["class_names"]
         if names and self.class_names and names != self.class_names:
             raise InputError(
@@ -548,7 +582,7 @@ class DynamicInferenceModule(pl.LightningModule):
         checkpoint = read_checkpoint(checkpoint_path, map_location)
         net, saved = net_from_checkpoint(checkpoint, checkpoint_path), described(checkpoint, checkpoint_path)
         try:
-            module = cls(net, score=saved["score"])
+            module = cls(net, score=saved["score"], multi_label=saved.get("multi_label", False))
             module._restore(checkpoint)
         except InputError as error:
             raise InputError(f"{checkpoint_path}: {error}") from error

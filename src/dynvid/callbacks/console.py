@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dynvid.callbacks.report import key_figures
 from dynvid.module import DynamicInferenceModule
+from dynvid.recall import main_figures
 
 
 class EpochLine(pl.Callback):
@@ -48,7 +49,8 @@ class EpochLine(pl.Callback):
             found = key_figures(pl_module)
             change = 100 * (found["dynamic"]["accuracy"] - found["full"]["accuracy"])
             words.append(f"val/accuracy {100 * found['full']['accuracy']:.1f} %")
-            words.append(f"macro recall {100 * found['full']['macro_recall']:.1f} %")
+            figures = main_figures(found["full"]).items()
+            words += [f"{word} {100 * found['full'][name]:.1f} %" for name, word in figures]
             words.append(f"dynamic {change:+z.1f} points with {100 * found['saved']:z.1f} % saved")
         self._line = ", ".join(words)
         self._losses, self._validated = [], False

@@ -19,9 +19,10 @@ from dynvid.callbacks.loggers import log_picture
 from dynvid.checkpoint import described, read_checkpoint
 from dynvid.metrics import FlopsAccuracy, draw_legend, plot_curve
 from dynvid.module import DynamicInferenceModule
+from dynvid.multilabel import accuracy_word
 from dynvid.outputs import Outputs
 from dynvid.published import Dataset
-from dynvid.recall import macro_recall
+from dynvid.recall import FIGURES, exit_figures, main_figures
 from dynvid.report import write_report
 from dynvid.text import printable
 from dynvid.whole import write_whole
@@ -91,7 +92,8 @@ class FlopsAccuracyReport(pl.Callback):
 
     def _draw(self, curve: FlopsAccuracy, summary: dict[str, Any], split: str) -> bytes:
         """The picture of the curve, as PNG."""
-        figure, axes = plot_curve(curve, published=self.published, split=split)
+        word = accuracy_word("map" in summary["full"])
+        figure, axes = plot_curve(curve, published=self.published, split=split, accuracy_is=word)
         cost, accuracy = summary["dynamic"]["gmacs"], 100 * summary["dynamic"]["accuracy"]
         axes.plot(cost, accuracy, "*", ms=14, color="#D55E00", label="operating point")
         draw_legend(axes)
@@ -119,49 +121,46 @@ def key_figures(module: DynamicInferenceModule) -> dict[str, Any]:
     In `fit` they are of the videos that choose checkpoints: whoever picks an epoch by them chooses too.
 
     Returns:
-        `full` and `dynamic` (each `accuracy`, `macro_recall` and `gmacs` per video), `saved` (1 - dynamic / full
-        GMACs), `videos`, and `exits` (`frames`, `depth`, `gmacs`, `accuracy`, `macro_recall`, `share` of the
-        videos that take it).
+        `full` and `dynamic` (each `accuracy`, `macro_recall` and `gmacs` per video; where labels are sets also `map`,
+        `f1` and `micro_f1`), `saved` (1 - dynamic / full GMACs), `videos`, and `exits` (`frames`, `depth`, `gmacs`,
+        `accuracy`, `macro_recall` and so on, `share` of the videos that take it).
     """
     curve, net = module.curve, module.net
     assert curve is not None
     choosing = module.choosing()
     scores, correct, labels = curve.scores[:, choosing], curve.correct[:, choosing], curve.labels[choosing]
     accuracy, gmacs = correct.float().mean(1), curve.exit_gmacs.tolist()
-    recall = macro_recall(correct, labels).tolist()
+    of_exits, of_taken = exit_figures(module.policy, curve.logits[:, choosing], labels)
     found = operate(scores, correct, gmacs, module.policy.thresholds.cpu()[None])
-    here = correct.gather(0, module.policy.choose(curve.logits[:, choosing])[None])
     views = gmacs[0] / net.gmacs[0]
     full, dynamic = views * net.full_gmacs, float(found.gmacs)
     return {
-        "full": {"accuracy": float(accuracy[-1]), "macro_recall": recall[-1], "gmacs": full},
-        "dynamic": {
-            "accuracy": float(found.accuracy),
-            "macro_recall": float(macro_recall(here, labels)),
-            "gmacs": dynamic,
-        },
+        "full": {"accuracy": float(accuracy[-1]), "gmacs": full} | of_exits[-1],
+        "dynamic": {"accuracy": float(found.accuracy), "gmacs": dynamic} | of_taken,
         "saved": 1 - dynamic / full,
         "videos": scores.shape[1],
         "exits": [
             {
                 **{"frames": e.frames, "depth": e.depth, "gmacs": g},
-                **{"accuracy": float(a), "macro_recall": r, "share": float(s)},
+                **{"accuracy": float(a), "share": float(s)},
+                **of_classes,
             }
-            for e, g, a, r, s in zip(net.route, gmacs, accuracy, recall, found.share[0], strict=True)
+            for e, g, a, s, of_classes in zip(net.route, gmacs, accuracy, found.share[0], of_exits, strict=True)
         ],
     }
 
 
 def print_summary(summary: dict[str, Any]) -> None:
     """Print the table of exits and the two lines that matter."""
+    shown = {"accuracy": accuracy_word("map" in summary["full"])} | main_figures(summary["full"])
     table = Table(
         title=f"{summary['videos']} videos",
-        caption="top-1, macro recall: if every video left here; leave: the share that does",
+        caption=f"{', '.join(shown.values())}: if every video left here; leave: the share that does",
     )
-    for heading in ("exit", "frames", "depth", "GMACs", "top-1", "macro recall", "leave"):
+    for heading in ("exit", "frames", "depth", "GMACs", *shown.values(), "leave"):
         table.add_column(heading, justify="right")
     for k, e in enumerate(summary["exits"], 1):
-        shares = (f"{100 * e[what]:.1f} %" for what in ("accuracy", "macro_recall", "share"))
+        shares = (f"{100 * e[what]:.1f} %" for what in (*shown, "share"))
         table.add_row(str(k), str(e["frames"]), str(e["depth"]), f"{e['gmacs']:.4g}", *shares)
     Console().print(table)
     full, dynamic = summary["full"], summary["dynamic"]
@@ -174,7 +173,8 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 
 def _accuracy(found: dict[str, float]) -> str:
-    return f"{100 * found['accuracy']:.1f} % (macro recall {100 * found['macro_recall']:.1f} %)"
+    others = [f"{word} {100 * found[name]:.1f} %" for name, word in main_figures(found).items()]
+    return f"{100 * found['accuracy']:.1f} % ({', '.join(others)})"
 
 
 def write_curve(path: Path, module: DynamicInferenceModule, curve: FlopsAccuracy) -> None:
@@ -215,10 +215,8 @@ def _about(trainer: pl.Trainer, module: DynamicInferenceModule) -> dict[str, Any
 def _scalars(summary: dict[str, Any], stage: str) -> dict[str, float]:
     scalars = {f"{stage}/exit_{e['frames']}x{e['depth']}_accuracy": e["accuracy"] for e in summary["exits"]}
     scalars |= {f"{stage}/exit_{e['frames']}x{e['depth']}_share": e["share"] for e in summary["exits"]}
-    scalars |= {f"{stage}/exit_{e['frames']}x{e['depth']}_macro_recall": e["macro_recall"] for e in summary["exits"]}
-    scalars |= {
-        f"{stage}/dynamic_accuracy": summary["dynamic"]["accuracy"],
-        f"{stage}/dynamic_macro_recall": summary["dynamic"]["macro_recall"],
-        f"{stage}/saved": summary["saved"],
-    }
+    for name in FIGURES.keys() & summary["full"].keys():
+        scalars |= {f"{stage}/exit_{e['frames']}x{e['depth']}_{name}": e[name] for e in summary["exits"]}
+        scalars[f"{stage}/dynamic_{name}"] = summary["dynamic"][name]
+    scalars |= {f"{stage}/dynamic_accuracy": summary["dynamic"]["accuracy"], f"{stage}/saved": summary["saved"]}
     return scalars

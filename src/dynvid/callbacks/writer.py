@@ -7,6 +7,7 @@ from typing import Any, TextIO
 import pytorch_lightning as pl
 
 from dynvid.module import DynamicInferenceModule
+from dynvid.multilabel import SEPARATOR, names_of, plain_labels
 from dynvid.text import printable
 
 COLUMNS = ("path", "label", "probability", "frames", "depth", "gmacs")
@@ -49,9 +50,11 @@ class PredictionWriter(pl.Callback):
         assert isinstance(pl_module, DynamicInferenceModule)
         assert self._file is not None
         names, net = pl_module.class_names, pl_module.net
+        labels = [-1 if label is None else label for label in plain_labels(outputs["label"])]
         for row, path in enumerate(outputs["path"]):
-            label, k = int(outputs["label"][row]), int(outputs["exit"][row])
-            values = [names[label] if names else label, f"{float(outputs['probability'][row]):.4f}"]
+            k = int(outputs["exit"][row])
+            label = SEPARATOR.join(names_of(labels[row], names))
+            values = [label, f"{float(outputs['probability'][row]):.4f}"]
             csv.writer(self._file).writerow([path, *values, *net.route[k], f"{net.gmacs[k]:.6g}"])
         self._file.flush()
 

@@ -224,7 +224,8 @@ def _calibrated(
         fitted = temperatures is not None and any(t != 1 for t in temperatures)
         if options.temperature or (outputs.split == "val" and (chosen_by == "others" or fitted)):
             outputs = outputs.of(apart)
-    policy = ThresholdPolicy(exits, score=options.score or module.policy.score_name, temperatures=temperatures)
+    score = options.score or module.policy.score_name
+    policy = ThresholdPolicy(exits, None, score, temperatures, module.multi_label)
     curve = torch.full((num_candidates(exits), exits), torch.inf)
     if outputs is None:
         thresholds = _by_hand(options.thresholds, exits)

@@ -18,6 +18,7 @@ from dynvid.data import Video, VideoDataset, collate, decode_size, eval_transfor
 from dynvid.data.files import short
 from dynvid.errors import InputError
 from dynvid.module import DynamicInferenceModule, fingerprint, listing
+from dynvid.multilabel import multi_hot
 from dynvid.outputs import Outputs, recordings_of
 from dynvid.text import printable
 
@@ -86,6 +87,7 @@ def find_source(
             ("num_frames", net.num_frames, data.num_frames),
             ("size", net.input_size, data.size),
             ("sampling", module.sampling, data.sampling),
+            ("multi_label", module.multi_label, data.multi_label),
         ):
             if own != its:
                 raise InputError(f"data.{name}={its}: the checkpoint's net takes {own}")
@@ -112,10 +114,10 @@ def record(module: DynamicInferenceModule, source: Source) -> tuple[Outputs, int
         index.append(batch["index"])
     module.cpu()
     chosen = [source.videos[row] for row in torch.cat(index).tolist()]
-    paths = [video.path for video in chosen]
+    paths, labels = [video.path for video in chosen], [video.label for video in chosen]
     outputs = Outputs(
         logits=torch.cat(logits, dim=1),
-        labels=torch.tensor([video.label for video in chosen]),
+        labels=multi_hot(labels, module.net.num_classes) if module.multi_label else torch.tensor(labels),
         paths=paths,
         recordings=recordings_of(paths, [video.group for video in chosen]),
         route=module.net.route,

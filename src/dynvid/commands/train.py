@@ -106,6 +106,7 @@ class DynvidCLI(LightningCLI):
             unless_given = partial(self._unless_given, f"data.{source}", f"model.net.{target}")
             link = f"data.{source}", f"model.net.init_args.{target}"
             parser.link_arguments(*link, compute_fn=unless_given, apply_on="instantiate")
+        parser.link_arguments("data.multi_label", "model.multi_label", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Keep what was given too: the config does not tell it from defaults."""

@@ -18,7 +18,16 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
-from dynvid.data.dataset import OnError, Split, UnreadVideos, Video, VideoDataset, by_path, collate
+from dynvid.data.dataset import (
+    OnError,
+    Split,
+    UnreadVideos,
+    Video,
+    VideoDataset,
+    by_path,
+    classes_of,
+    collate,
+)
 from dynvid.data.files import find_all, read_excluded, write_missing
 from dynvid.data.overview import doubts
 from dynvid.data.sampling import Sampling
@@ -62,13 +71,17 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         sampling: Which frame of each segment is taken in evaluation: the one at its centre ("center"), or the one that
             is cheapest to decode ("cheap").
         balanced: Draw training videos so that all classes come equally often, those of rare classes again and again;
-            an epoch is as long as without. Or weigh the loss instead (`ExitLoss(class_weights="balanced")`).
+            an epoch is as long as without. Or weigh the loss instead (`ExitLoss(class_weights="balanced")`). A video of
+            several classes is drawn as often as the rarest of them asks; one of none as if that were a class.
 
     Attributes:
+        multi_label: Whether labels are sets.
         missing: `{split: names}` of the listed videos that are not on disk.
         excluded: `{split: paths}` of the videos left out by `exclude`.
         skipped: `{path: reason}` of the unreadable videos left out so far.
     """
+
+    multi_label = False
 
     def __init__(
         self,
@@ -259,11 +272,12 @@ class VideoDataModule(pl.LightningDataModule, ABC):
 
     def class_counts(self) -> list[int]:
         """Training videos of each class."""
-        return self._count_classes(self._known("train"))
-
-    def _count_classes(self, videos: Sequence[Video]) -> list[int]:
-        counts = Counter(video.label for video in videos)
+        counts = Counter(label for video in self._known("train") for label in classes_of(video))
         return [counts[label] for label in range(self.num_classes)]
+
+    def num_training_videos(self) -> int:
+        """How many there are; their classes have more together, or fewer, where labels are sets."""
+        return len(self._known("train"))
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled training videos; an incomplete last batch is left out unless it is the only one."""
@@ -317,11 +331,13 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             short_side=decode_size(self.size),
             on_error=self.on_error,
             sampling=self.sampling,
+            classes=self.num_classes if self.multi_label else None,
         )
         sampler = None
         if train and self.balanced:
-            counts = self._count_classes(videos)
-            sampler = WeightedRandomSampler([1 / counts[video.label] for video in videos], len(videos))
+            counts = Counter(label for video in videos for label in classes_of(video))
+            weights = [max(1 / counts[label] for label in classes_of(video)) for video in videos]
+            sampler = WeightedRandomSampler(weights, len(videos))
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -373,7 +389,8 @@ class VideoDataModule(pl.LightningDataModule, ABC):
 def carve(videos: Sequence[Video], fraction: float, seed: int) -> tuple[list[Video], list[Video]]:
     """Split videos into training and validation parts by source group, class by class.
 
-    Clips of one group stay together: they come from one recording, and a net that saw one knows the others.
+    Clips of one group stay together: they come from one recording, and a net that saw one knows the others. Videos of
+    several classes count for each of them, and those of none are a class of their own.
     About `fraction` of the groups of each class go to validation: at least one where a class has two or more,
     never all. Where groups span classes, a class may go without so that none loses its last training group.
 
@@ -400,9 +417,10 @@ def carve(videos: Sequence[Video], fraction: float, seed: int) -> tuple[list[Vid
     labels_of: dict[tuple[str, str], tuple[int, ...]] = {}
     groups_of: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for video, key in zip(videos, keys, strict=True):
-        if video.label not in (labels := labels_of.get(key, ())):
-            labels_of[key] = (*labels, video.label)
-            groups_of[video.label].append(key)
+        for label in classes_of(video):
+            if label not in (labels := labels_of.get(key, ())):
+                labels_of[key] = (*labels, label)
+                groups_of[label].append(key)
     left = {label: len(groups) for label, groups in groups_of.items()}  # for training
     draw = random.Random(seed)
     held: set[tuple[str, str]] = set()

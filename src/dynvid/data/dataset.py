@@ -11,6 +11,7 @@ from dynvid.data.sampling import Sampling, cheap_indices, clip_indices, segment_
 from dynvid.data.transforms import Transform
 from dynvid.data.video import open_video
 from dynvid.errors import InputError, VideoError
+from dynvid.multilabel import Label, multi_hot
 
 OnError = Literal["raise", "skip"]
 Split = Literal["train", "val", "test"]
@@ -22,13 +23,22 @@ class Video:
 
     Attributes:
         path: A video file, or a folder of JPEG or PNG frames.
-        label: Index into the class names.
+        label: Index into the class names; where labels are sets, the sorted tuple of them. -1 where it is unknown.
         group: The recording that the clip was cut from; empty where the clip is its own.
     """
 
     path: str
-    label: int
+    label: Label
     group: str = ""
+
+
+def classes_of(video: Video) -> tuple[int, ...]:
+    """The classes of a video; a set of none is a class by itself, -1.
+
+    >>> classes_of(Video("a.mp4", 3)), classes_of(Video("b.mp4", (0, 2))), classes_of(Video("c.mp4", ()))
+    ((3,), (0, 2), (-1,))
+    """
+    return (video.label if isinstance(video.label, tuple) else (video.label,)) or (-1,)
 
 
 class UnreadVideos(Dataset[dict[str, Any]]):
@@ -72,6 +82,7 @@ class VideoDataset(Dataset[dict[str, Any] | Skipped]):
         on_error: "raise" lets the `VideoError` of an unreadable video through; "skip" gives a `Skipped` item.
         sampling: Of each segment the frame at its centre ("center", as in TSN), or the one that is cheapest to decode
             ("cheap", see `cheap_indices`); only in evaluation.
+        classes: Their number, where labels are sets: an item then has int64 `(classes,)` of 0 and 1 for its label.
 
     Raises:
         ValueError: There is no such sampling.
@@ -87,6 +98,7 @@ class VideoDataset(Dataset[dict[str, Any] | Skipped]):
         short_side: int | None = None,
         on_error: OnError = "raise",
         sampling: Sampling = "center",
+        classes: int | None = None,
     ) -> None:
         if sampling not in (known := get_args(Sampling)):
             raise InputError(f"sampling={sampling!r}: there is {' and '.join(map(repr, known))}")
@@ -98,6 +110,7 @@ class VideoDataset(Dataset[dict[str, Any] | Skipped]):
         self.short_side = short_side
         self.on_error = on_error
         self.sampling = sampling
+        self.classes = classes
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -120,7 +133,8 @@ class VideoDataset(Dataset[dict[str, Any] | Skipped]):
             return Skipped(video.path, str(error))
         if self.clips > 1 or frames.ndim > 4:
             frames = frames.reshape(-1, self.num_frames, *frames.shape[-3:])
-        return {"video": frames, "label": video.label, "index": index, "path": video.path}
+        label = video.label if self.classes is None else multi_hot([video.label], self.classes)[0]
+        return {"video": frames, "label": label, "index": index, "path": video.path}
 
 
 def by_path(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -140,8 +154,8 @@ def collate(items: Sequence[dict[str, Any] | Skipped]) -> dict[str, Any]:
 
     Returns:
         A dictionary of `video` uint8 (B, T, C, H, W), `label` int64 (B,), `index` int64 (B,), `path` (list of B str)
-        and `skipped` (path to reason), where B counts the videos that could be read. Items of several views give
-        videos of `(B, V, T, C, H, W)`.
+        and `skipped` (path to reason), where B counts the videos that could be read. Labels that are sets are
+        (B, classes); items of several views give videos of `(B, V, T, C, H, W)`.
 
     Raises:
         VideoError: No video of the batch could be read.

@@ -1,7 +1,8 @@
 """Your own videos, in folders by split and class or listed in a CSV file; what is left out of them is counted."""
 
+import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -13,6 +14,7 @@ from dynvid.data.sampling import Sampling
 from dynvid.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from dynvid.data.walk import by_kind, entries_once
 from dynvid.errors import InputError, MissingFileError
+from dynvid.multilabel import SEPARATOR
 from dynvid.text import printable
 
 # What people call the splits, in any case.
@@ -45,6 +47,9 @@ class VideoFolderDataModule(VideoDataModule):
     Args:
         root: Folder that holds the data.
         annotations: The CSV file, absolute or from `root`; None for folders.
+        multi_label: A video may have several classes, or none. In a CSV its label holds their names, joined with `;`,
+            and is empty for none; in folders one and the same file is in several classes of a split, as a symbolic or
+            a hard link. Copies are videos of their own, which `dynvid check` names.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class VideoFolderDataModule(VideoDataModule):
         root: str | Path,
         annotations: str | Path | None = None,
         *,
+        multi_label: bool = False,
         num_frames: int = 16,
         size: int = 224,
         batch_size: int = 16,
@@ -87,19 +93,32 @@ class VideoFolderDataModule(VideoDataModule):
             balanced=balanced,
         )
         self.annotations = self.root / annotations if annotations is not None else None
+        self.multi_label = multi_label
 
     @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes of the training videos, sorted."""
-        return sorted({entry.label for entry in self._entries if entry.split == "train"})
+        return sorted({name for entry in self._entries if entry.split == "train" for name in self._names_in(entry)})
 
     def listed(self, split: Split) -> list[Video]:
         """The videos of a split as they are in the CSV or the folders."""
         label_of = {name: label for label, name in enumerate(self.class_names)}
-        for path, name, where, _ in self._entries:
-            if name not in label_of:
-                raise InputError(f"{printable(path)}: class {quoted(name)} is in {where} but not in train")
-        return [Video(path, label_of[name], group) for path, name, where, group in self._entries if where == split]
+        videos = []
+        for entry in self._entries:
+            names, where = self._names_in(entry), entry.split
+            for name in names:
+                if name not in label_of:
+                    raise InputError(f"{printable(entry.path)}: class {quoted(name)} is in {where} but not in train")
+            if where == split:
+                labels = tuple(sorted(label_of[name] for name in names))
+                videos.append(Video(entry.path, labels if self.multi_label else labels[0], entry.group))
+        return videos
+
+    def _names_in(self, entry: Entry) -> list[str]:
+        """The names of an entry's classes."""
+        if not self.multi_label:
+            return [entry.label]
+        return entry.label.split(SEPARATOR) if entry.label else []
 
     def find(self, paths: Collection[str]) -> dict[str, str]:
         """Where listed videos are: exactly there."""
@@ -119,14 +138,15 @@ class VideoFolderDataModule(VideoDataModule):
         if not source.exists():
             raise MissingFileError(f"{printable(source)} does not exist: set `root` or `annotations` to your data")
         if self.annotations:
-            entries, left = read_csv(source)
+            entries, left = read_csv(source, self.multi_label)
             line = f"{printable(source)}: left out {left.total()} rows of other splits: {told(left)}"
         else:
             entries, left = read_folders(source)
+            entries = joined(entries) if self.multi_label else entries
             line = f"{printable(source)}: passed over {left.total()} files and folders: {told(left)}"
         if left:
             self._say(line)
-        if not any(entry.split == "train" for entry in entries):
+        if not any(entry.split == "train" and entry.label for entry in entries):
             raise InputError(
                 f"{printable(source)}: no training videos; expected train/<class>/<video>, or a CSV in `annotations`"
                 + (f"; left out are {told(left)}" if left else "")
@@ -173,27 +193,68 @@ def read_folders(root: Path) -> tuple[list[Entry], Counter[str]]:
     return entries, +passed  # less what was not there
 
 
-def read_csv(file: Path) -> tuple[list[Entry], Counter[str]]:
+def joined(entries: Sequence[Entry]) -> list[Entry]:
+    """Entries of folders with those that are one file of a split made one, whose label joins the names of its classes.
+
+    Args:
+        entries: In order; the first path of each file stays.
+
+    Raises:
+        ValueError: The name of a class holds what names are joined with.
+    """
+    found: dict[tuple[object, ...], Entry] = {}
+    for entry in entries:
+        if SEPARATOR in entry.label:
+            raise InputError(
+                f"{printable(entry.path)}: class {quoted(entry.label)} holds {SEPARATOR!r}, which stands between the "
+                "names of a set; name the folder otherwise"
+            )
+        try:
+            status = os.stat(entry.path)  # through links
+            key: tuple[object, ...] = entry.split, status.st_dev, status.st_ino
+        except OSError:  # it leads nowhere, which is said of it as a video
+            key = entry.split, entry.path
+        before = found.setdefault(key, entry)
+        if entry.label not in (names := before.label.split(SEPARATOR)):
+            found[key] = before._replace(label=SEPARATOR.join(sorted([*names, entry.label])))
+    return list(found.values())
+
+
+def read_csv(file: Path, multi_label: bool = False) -> tuple[list[Entry], Counter[str]]:
     """Videos of a CSV file with the columns `path,label,split` and optionally `group`; paths count from its folder.
 
     Args:
         file: The CSV file.
+        multi_label: Labels are names joined with `;`, or empty; a video of several names is one row.
 
     Returns:
         The videos in their order, and how many were left out, by their split.
 
     Raises:
         FileNotFoundError: It is missing.
-        ValueError: A column or a cell is missing.
+        ValueError: A column or a cell is missing, or a label of several names is none.
     """
     entries, unused = [], Counter[str]()
+    lines: dict[tuple[str, str], int] = {}
     for number, row in read_rows(file, ("path", "label", "split"), "set `annotations` to your CSV"):
         path, label, split = (row[name].strip() for name in ("path", "label", "split"))
-        if not (path and label):
+        if not path or not (label or multi_label):
             raise InputError(f"{place(file, number)}: path or label is empty")
+        if multi_label and label:
+            names = [name.strip() for name in label.split(SEPARATOR)]
+            if not all(names) or len(set(names)) < len(names):
+                raise InputError(
+                    f"{place(file, number)}: label {quoted(label)}: names of classes between {SEPARATOR!r}, each once"
+                )
+            label = SEPARATOR.join(names)
         if not split:
             raise InputError(f"{place(file, number)}: split is empty; it is train, val or test")
         if known := _SPLITS.get(split.lower()):
+            if multi_label and (before := lines.setdefault((known, path), number)) != number:
+                raise InputError(
+                    f"{place(file, number)}: {quoted(path)} is in line {before} already; a video of several classes "
+                    f"is one row, whose label joins their names with {SEPARATOR!r}"
+                )
             entries.append(Entry(str(file.parent / path), label, known, row.get("group", "").strip()))
         else:
             unused[f"of {printable(short(split))}"] += 1

@@ -9,10 +9,11 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from dynvid.data.dataset import Split, Video
+from dynvid.data.dataset import Split, Video, classes_of
 from dynvid.data.files import write_csv
 from dynvid.data.video import is_frame
-from dynvid.text import printable
+from dynvid.multilabel import SEPARATOR, names_of
+from dynvid.text import printable, printable_label
 
 Sets = Mapping[Split, Sequence[Video]]
 _ROWS = 30  # classes of the table
@@ -28,7 +29,9 @@ def class_table(sets: Sets, class_names: Sequence[str]) -> Table:
     table = Table("class", *sets, box=None)
     for column in table.columns[1:]:
         column.justify = "right"
-    counts = Counter((split, video.label) for split, videos in sets.items() for video in videos)
+    counts = Counter(
+        (split, label) for split, videos in sets.items() for video in videos for label in classes_of(video)
+    )
     labels = list(range(len(class_names)))
     if len(labels) > _ROWS:
         labels.sort(key=lambda label: sum(counts[split, label] for split in sets), reverse=True)
@@ -37,6 +40,8 @@ def class_table(sets: Sets, class_names: Sequence[str]) -> Table:
             table.add_row(f"... {len(labels) - _ROWS} more ...")
         if len(labels) <= _ROWS or not _ROWS // 2 <= place < len(labels) - _ROWS // 2:
             table.add_row(Text(printable(class_names[label])), *(str(counts[split, label]) for split in sets))
+    if any(label == -1 for _, label in counts):
+        table.add_row(printable_label(""), *(str(counts[split, -1]) for split in sets))
     table.add_section()
     table.add_row(f"{len(labels)} in all", *(str(len(videos)) for videos in sets.values()))
     recordings = [len({video.group for video in videos} - {""}) for videos in sets.values()]
@@ -54,7 +59,7 @@ def findings(sets: Sets, class_names: Sequence[str], folder: Path) -> list[str]:
         folder: Where all that is of one content is listed, in `duplicates.csv`.
     """
     lines = []
-    if len(class_names) == 1:
+    if len(class_names) == 1 and not _are_sets(sets):
         lines.append(f"one class only ({printable(class_names[0])}): there is nothing to tell apart")
     splits_of: dict[str, list[Split]] = defaultdict(list)
     for split, videos in sets.items():
@@ -74,12 +79,15 @@ def findings(sets: Sets, class_names: Sequence[str], folder: Path) -> list[str]:
         lines.append(f"{len(twice)} videos are in two splits, such as {pair}; see {printable(listing)}")
     if torn:
         (_, video), (_, copy) = _differing(torn[0], [video.label for _, video in torn[0]])
-        first, second = (printable(class_names[label]) for label in (video.label, copy.label))
+        first, second = (printable_label(_text(video, class_names)) for video in (video, copy))
         pair = f"{printable(video.path)} ({first}) and {printable(copy.path)} ({second})"
-        lines.append(f"{len(torn)} videos have two labels, such as {pair}; see {printable(listing)}")
+        line = f"{len(torn)} videos have two labels, such as {pair}; see {printable(listing)}"
+        if os.path.samefile(video.path, copy.path) and not _are_sets(sets):
+            line += "; these are one file: data.multi_label true takes it for a video of both classes"
+        lines.append(line)
     if twice or torn:
         rows = [
-            (number, split, class_names[video.label], video.path)
+            (number, split, _text(video, class_names), video.path)
             for number, group in enumerate(groups, 1)
             for split, video in group
         ]
@@ -92,7 +100,7 @@ def findings(sets: Sets, class_names: Sequence[str], folder: Path) -> list[str]:
 def doubts(sets: Sets, num_classes: int) -> list[str]:
     """What the paths alone tell to be wrong with a data set, a line each; `dynvid check` compares contents too."""
     lines = []
-    if num_classes == 1:
+    if num_classes == 1 and not _are_sets(sets):
         lines.append("one class only: there is nothing to tell apart")
     seen, again = set[str](), set[str]()
     for videos in sets.values():
@@ -133,6 +141,15 @@ def same_content(sets: Sets) -> list[list[tuple[Split, Video]]]:
                 if digest := digest_of[video.path]:
                     by_content[size, digest].append((split, video))
     return [group for group in by_content.values() if _differ(group)]
+
+
+def _are_sets(sets: Sets) -> bool:
+    """Whether labels are sets, of which a single class may be there or not."""
+    return any(isinstance(video.label, tuple) for videos in sets.values() for video in videos[:1])
+
+
+def _text(video: Video, class_names: Sequence[str]) -> str:
+    return SEPARATOR.join(names_of(video.label, class_names))
 
 
 def _differ(group: Sequence[tuple[Split, Video]]) -> bool:

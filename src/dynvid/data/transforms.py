@@ -72,7 +72,7 @@ def mixup(video: Tensor, label: Tensor, num_classes: int, alpha: float) -> tuple
 
     Args:
         video: uint8 `(B, T, C, H, W)`.
-        label: int64 `(B,)`.
+        label: int64 `(B,)`, or of sets `(B, num_classes)`.
         num_classes: Classes.
         alpha: Above 0; small values leave most clips nearly alone.
 
@@ -85,7 +85,7 @@ def mixup(video: Tensor, label: Tensor, num_classes: int, alpha: float) -> tuple
     """
     share = float(torch.distributions.Beta(alpha, alpha).sample())
     order = torch.randperm(len(video), device=video.device)
-    target = one_hot(label, num_classes).float()
+    target = (one_hot(label, num_classes) if label.dim() == 1 else label).float()
     mixed = torch.lerp(video[order].float(), video.float(), share)
     return mixed.round_().to(video.dtype), torch.lerp(target[order], target, share)
 

@@ -56,11 +56,12 @@ def model_card(checkpoint: Mapping[str, Any], net: ExitNet, more: Card | None = 
     plain = saved.get("operating_point")
     promise = "no promise: thresholds were not calibrated" if plain is None else str(OperatingPoint.from_plain(plain))
     name, kind = text(given["backbone"]), type(net).__name__
+    sets = ", each with a set of classes that may be empty," if saved.get("multi_label") else ""
     said = [
         FRONT_MATTER,
         f"# {name}, {kind}, {net.num_classes} classes",
-        f"Labels videos by up to {net.num_frames} frames of {net.input_size} x {net.input_size} pixels, and stops at "
-        f"the first of {len(net.route)} exits that is sure enough (shift {text(given['shift'])}).",
+        f"Labels videos{sets} by up to {net.num_frames} frames of {net.input_size} x {net.input_size} pixels, and "
+        f"stops at the first of {len(net.route)} exits that is sure enough (shift {text(given['shift'])}).",
         f"**Operating point:** {text(promise)}.",
         _usage(more.graphs),
         _exits(checkpoint, net),
@@ -130,7 +131,7 @@ def _figures(report: Mapping[str, Any]) -> str:
     """
     try:
         measure, full, dynamic = report["measure"], report["full"], report["dynamic"]
-        word = "top-1" if measure == "accuracy" else "agreement"
+        word = text(report.get("measure_name", "top-1" if measure == "accuracy" else "agreement"))
         videos = f"{int(report['videos']):,} videos of {text(report['split'])}"
         data = report["run"].get("data")
         of = f"{videos}, {text(data)}" if data is not None else videos

@@ -74,7 +74,7 @@ def curve_figure(summary: dict[str, Any], published: str | None = None, cost: Co
     lines = -(-len(legend) // 2) + len(names)
     svg = _svg(
         top + height + 44 + ROW * lines,
-        f"{'Top-1' if summary['labelled'] else 'Agreement'} against mean {name} per video",
+        f"{summary['measure_name'].capitalize()} against mean {name} per video",
         f"{_videos(summary)}; the operating point is at {point[0]:.4g} {unit} and {point[1]:.1f} %, "
         f"full inference at {last[0]:.4g} {unit} and {last[1]:.1f} %.",
     )
@@ -129,7 +129,7 @@ def exits_figure(summary: dict[str, Any]) -> str:
     """How often each exit is right, of all videos and of those that leave there."""
     exits, measure = summary["exits"], summary["measure"]
     said = ", ".join(f"exit {k}: {100 * e[measure]:.1f} %" for k, e in enumerate(exits, 1))
-    title = f"{'Top-1' if summary['labelled'] else 'Agreement'} of each exit"
+    title = f"{summary['measure_name'].capitalize()} of each exit"
     svg = _svg(62 + 170 + 44 + ROW, title, f"{_videos(summary)}; if every video left there: {said}.")
     y = _shares([0.0, 100.0], 232, 62)
     slot = (RIGHT - LEFT) / len(exits)
@@ -157,7 +157,7 @@ def _points(entries: Iterable[dict[str, Any]], measure: str, cost: Cost) -> list
 
 
 def _measure(summary: dict[str, Any]) -> str:
-    return "top-1" if summary["labelled"] else "agreement with full inference"
+    return str(summary["measure_name"]) if summary["labelled"] else "agreement with full inference"
 
 
 def _videos(summary: dict[str, Any]) -> str:

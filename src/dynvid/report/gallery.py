@@ -9,6 +9,7 @@ from PIL import Image
 
 from dynvid.data import cheap_indices, open_video, segment_indices
 from dynvid.errors import DynvidError, InputError
+from dynvid.multilabel import plain_labels
 from dynvid.outputs import Outputs
 from dynvid.report.summary import class_name
 
@@ -111,11 +112,12 @@ def _described(outputs: Outputs, n: int, k: int, pictures: list[str]) -> dict[st
             }
         )
         before = frames
-    label = int(outputs.labels[n])
+    (label,), (answer,) = plain_labels(outputs.labels[n : n + 1]), plain_labels(outputs.predicted[k, n : n + 1])
+    assert answer is not None
     return {
         "path": outputs.paths[n],
-        "class": class_name(outputs, label) if label >= 0 else None,
-        "dynamic": class_name(outputs, int(outputs.predicted[k, n])),
+        "class": None if label is None else class_name(outputs, label),
+        "dynamic": class_name(outputs, answer),
         "unread": outputs.route[-1].frames - before,
         "steps": steps,
     }

@@ -11,6 +11,7 @@ import dynvid
 from dynvid import strict_json
 from dynvid.outputs import Outputs
 from dynvid.published import Dataset
+from dynvid.recall import FIGURES
 from dynvid.report.curve import Thresholds
 from dynvid.report.figures import curve_figure, exits_figure, shares_figure
 from dynvid.report.gallery import make_gallery
@@ -87,6 +88,8 @@ def render_report(
         "version": dynvid.__version__,
         "folded": len(summary["classes"]) > FOLDED,
         "few": _few(summary["curve"]),
+        "others": {name: word for name, word in FIGURES.items() if name in summary["full"]},
+        "sets": "map" in summary["full"],
         "tempered": any(e["temperature"] != 1 for e in summary["exits"]),
     }
     figures = {

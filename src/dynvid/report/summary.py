@@ -12,13 +12,15 @@ from torch import Tensor
 from dynvid import strict_json
 from dynvid.calibration import calibration_error, difference_interval, mean_interval, share_interval
 from dynvid.errors import InputError
+from dynvid.multilabel import SEPARATOR, Label, accuracy_word, names_of, plain_labels
 from dynvid.outputs import Outputs
 from dynvid.profile import Profile
-from dynvid.recall import macro_recall
+from dynvid.recall import exit_figures
 from dynvid.report.bounds import Corner, height, oracle_exit, random_exit
 from dynvid.report.curve import Thresholds, curve_points
 from dynvid.report.verdict import verdict
 from dynvid.report.words import headline, note
+from dynvid.text import printable_label
 
 LISTED = 10  # videos, or pairs of labels, that a list of the worst names
 TOP5_CLASSES = 5  # with so few classes, top-5 is always right
@@ -37,9 +39,11 @@ def summarise(outputs: Outputs, curve_thresholds: Thresholds | None = None) -> d
 
     Returns:
         `full` and `dynamic` (each `accuracy` in [0, 1], `gmacs` per video, and with labels `macro_recall`, the mean of
-        the classes' recalls), `saved` (1 - dynamic / full GMACs), `points` (accuracy won or lost), `intervals` and
-        `top5` of these, `videos`, `recordings`, `split`, `exits` (`frames`, `depth`, `gmacs`, `accuracy` if every video
-        left there, `share` of the videos that do, and more), `classes`, `confusion` of dynamic against full inference,
+        the classes' recalls; where labels are sets also `map`, `f1` and `micro_f1`, see `dynvid.multilabel`),
+        `measure_name` (such as top-1), `saved` (1 - dynamic / full GMACs), `points` (accuracy won or lost),
+        `intervals` and `top5` of these, `videos`, `recordings`, `split`, `exits` (`frames`, `depth`, `gmacs`,
+        `accuracy` if every video left there, `share` of the videos that do, and more), `classes`, `confusion` of
+        dynamic against full inference,
         the `slowest` and the most confidently `wrong` videos, `curve`, `bounds`, `point` and `verdict`, `headline` and
         `note` in words, and `run`. Where the outputs have a profile, `milliseconds` stands beside `gmacs` in `full`,
         `dynamic`, `exits` and `curve`, and `time` says what is `saved` of them, with `interval`, `bounds`, and the
@@ -67,10 +71,10 @@ def summarise(outputs: Outputs, curve_thresholds: Thresholds | None = None) -> d
     if any(b <= a for a, b in itertools.pairwise(outputs.gmacs)):
         raise InputError(f"gmacs {outputs.gmacs} do not grow from exit to exit")
     highest, classes = int(outputs.labels.max()), outputs.logits.shape[-1]
-    if highest >= classes:
+    if highest >= classes and not outputs.multi_label:
         raise InputError(f"label {highest}: the net knows {classes} classes, 0 to {classes - 1}")
     measure = "accuracy" if outputs.labelled else "agreement"
-    right = (outputs.correct if outputs.labelled else outputs.predicted == outputs.predicted[-1]).cpu()  # (K, N)
+    right = (outputs.correct if outputs.labelled else ~outputs.lost(with_labels=False)).cpu()  # (K, N)
     taken = outputs.taken.cpu()
     groups = outputs.recordings if len(set(outputs.recordings)) < videos else None
     gmacs = torch.tensor(outputs.gmacs, dtype=torch.float64)
@@ -78,10 +82,10 @@ def summarise(outputs: Outputs, curve_thresholds: Thresholds | None = None) -> d
     cost, here = gmacs[taken], right.gather(0, taken[None])[0]
     full = {measure: _mean(right[-1]), "gmacs": outputs.full_gmacs}
     dynamic = {measure: _mean(here), "gmacs": float(cost.mean())}
+    of_exits: list[dict[str, Any]] = [{"macro_recall": None}] * len(right)
     if outputs.labelled:
-        full["macro_recall"], dynamic["macro_recall"] = macro_recall(
-            torch.stack([right[-1], here]), outputs.labels
-        ).tolist()
+        figures, of_taken = exit_figures(outputs.policy, outputs.logits, outputs.labels)
+        full, dynamic, of_exits = full | figures[-1], dynamic | of_taken, [*figures]
     dearest, cheapest = mean_interval(cost, groups)[::-1]
     intervals = {
         "full": list(share_interval(right[-1], groups)),
@@ -96,6 +100,7 @@ def summarise(outputs: Outputs, curve_thresholds: Thresholds | None = None) -> d
     summary: dict[str, Any] = {
         "labelled": outputs.labelled,
         "measure": measure,
+        "measure_name": accuracy_word(outputs.multi_label) if outputs.labelled else "agreement",
         "split": outputs.split,
         "videos": videos,
         "recordings": len(set(outputs.recordings)),
@@ -109,8 +114,8 @@ def summarise(outputs: Outputs, curve_thresholds: Thresholds | None = None) -> d
         "most_frequent": _most_frequent(outputs),
         "point": None if outputs.point is None else {"words": str(outputs.point)} | outputs.point.plain(),
         "verdict": verdict(outputs),
-        "exits": _exits(outputs, right, taken, groups, measure),
-        "classes": _classes(outputs, right, here, taken, cost),
+        "exits": _exits(outputs, right, taken, groups, measure, of_exits),
+        "classes": _classes(outputs, taken, cost),
         "confusion": _confusion(outputs, right[-1], here, taken),
         "curve": curve,
         "bounds": {
@@ -152,9 +157,9 @@ def _add_time(
     }
 
 
-def class_name(outputs: Outputs, label: int) -> str:
-    """What a class is called; its number where names are not known."""
-    return outputs.class_names[label] if outputs.class_names else str(label)
+def class_name(outputs: Outputs, label: Label) -> str:
+    """What a label is called, for people; classes by their numbers where names are not known."""
+    return SEPARATOR.join(names_of(label, outputs.class_names)) or printable_label("")
 
 
 def _mean(values: Tensor) -> float:
@@ -162,10 +167,14 @@ def _mean(values: Tensor) -> float:
 
 
 def _exits(
-    outputs: Outputs, right: Tensor, taken: Tensor, groups: Sequence[str] | None, measure: str
+    outputs: Outputs,
+    right: Tensor,
+    taken: Tensor,
+    groups: Sequence[str] | None,
+    measure: str,
+    figures: Sequence[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     exits, errors = [], _calibration_errors(outputs)
-    recall = macro_recall(right, outputs.labels).tolist() if outputs.labelled else [None] * len(right)
     for k, (frames, depth) in enumerate(outputs.route):
         leaves = taken == k
         exits.append(
@@ -175,7 +184,7 @@ def _exits(
                 "gmacs": outputs.gmacs[k],
                 measure: _mean(right[k]),
                 "interval": list(share_interval(right[k], groups)),
-                "macro_recall": recall[k],
+                **figures[k],
                 "share": _mean(leaves),
                 "of_those_leaving": _mean(right[k][leaves]) if leaves.any() else None,
                 "top5": _mean(_in_top5(outputs, k)) if _has_top5(outputs) else None,
@@ -190,7 +199,7 @@ def _exits(
 
 
 def _has_top5(outputs: Outputs) -> bool:
-    return outputs.labelled and outputs.logits.shape[-1] > TOP5_CLASSES
+    return outputs.labelled and not outputs.multi_label and outputs.logits.shape[-1] > TOP5_CLASSES
 
 
 def _in_top5(outputs: Outputs, k: int) -> Tensor:
@@ -204,37 +213,37 @@ def _top5(outputs: Outputs, taken: Tensor) -> dict[str, float] | None:
     return {"full": _mean(every[-1]), "dynamic": _mean(every.gather(0, taken[None]))}
 
 
-def _probabilities(outputs: Outputs) -> Tensor:
-    """Of the label that each exit gives each video, (K, N); one exit after the other, to hold few of them at once."""
-    rows = []
-    for k, temperature in enumerate(outputs.policy.temperatures):
-        rows.append((outputs.logits[k].float() / temperature).softmax(-1).amax(-1).cpu())
-    return torch.stack(rows)
-
-
 def _calibration_errors(outputs: Outputs) -> list[float | None]:
     """Of each exit, over 15 bins; None without labels, or where a probability is no number."""
     right = outputs.correct.cpu()
-    known = [None if not outputs.labelled or p.isnan().any() else p for p in _probabilities(outputs)]
+    known = [None if not outputs.labelled or p.isnan().any() else p for p in outputs.probabilities.cpu()]
     return [None if p is None else calibration_error(p[None], right[k : k + 1])[0] for k, p in enumerate(known)]
 
 
 def _most_frequent(outputs: Outputs) -> dict[str, Any] | None:
     if not outputs.labelled:
         return None
-    counts = torch.bincount(outputs.labels)
-    label = int(counts.argmax())
-    return {"class": class_name(outputs, label), "share": int(counts[label]) / len(outputs.labels)}
+    label, count = min(Counter(_known(outputs.labels)).items(), key=lambda pair: (-pair[1], pair[0]))
+    return {"class": class_name(outputs, label), "share": count / len(outputs.labels)}
 
 
-def _classes(outputs: Outputs, right: Tensor, here: Tensor, taken: Tensor, cost: Tensor) -> list[dict[str, Any]]:
-    """By label, or by that of full inference where labels are missing; classes without a video are left out."""
-    labels = (outputs.labels if outputs.labelled else outputs.predicted[-1]).cpu().numpy()
-    count = outputs.logits.shape[-1]
+def _classes(outputs: Outputs, taken: Tensor, cost: Tensor) -> list[dict[str, Any]]:
+    """By label, or by that of full inference where labels are missing; classes without a video are left out.
+
+    A video of several classes counts for each of them, and as right for those that it is said to have.
+    """
+    labels = (outputs.labels if outputs.labelled else outputs.predicted[-1]).cpu()
+    answers, count, exits = outputs.predicted.cpu(), outputs.logits.shape[-1], len(outputs.route)
+    rows = torch.arange(len(labels))
+    if outputs.multi_label:
+        rows, labels = (labels > 0).nonzero().unbind(1)
+        said = [answers[-1][rows, labels], answers[taken[rows], rows, labels]]
+    else:
+        said = [answers[-1] == labels, answers[taken, rows] == labels]
+    taken = taken[rows]
     videos = np.bincount(labels, minlength=count)
-    full, dynamic, spent = (np.bincount(labels, x.double().numpy(), count) for x in (right[-1], here, cost))
-    exits = len(outputs.route)
-    leaving = np.bincount(labels * exits + taken.numpy(), minlength=count * exits).reshape(count, exits)
+    full, dynamic, spent = (np.bincount(labels, x.double().numpy(), count) for x in (*said, cost[rows]))
+    leaving = np.bincount(labels * exits + taken, minlength=count * exits).reshape(count, exits)
     return [
         {
             "class": class_name(outputs, label),
@@ -250,8 +259,7 @@ def _classes(outputs: Outputs, right: Tensor, here: Tensor, taken: Tensor, cost:
 
 def _confusion(outputs: Outputs, full: Tensor, here: Tensor, taken: Tensor) -> dict[str, Any]:
     """What becomes of full inference's answers."""
-    before = outputs.predicted[-1].tolist()
-    after = outputs.predicted.gather(0, outputs.taken[None])[0].tolist()
+    before, after = _known(outputs.predicted[-1]), _known(_answers(outputs))
     changed = Counter((a, b) for a, b in zip(before, after, strict=True) if a != b)
     named = [
         {"full": class_name(outputs, a), "dynamic": class_name(outputs, b), "videos": count}
@@ -270,16 +278,16 @@ def _confusion(outputs: Outputs, full: Tensor, here: Tensor, taken: Tensor) -> d
 
 def _worst(outputs: Outputs, here: Tensor, taken: Tensor) -> dict[str, list[dict[str, Any]]]:
     """The videos that cost most, the least sure first, and those that were wrong, the surest first."""
-    sure = _probabilities(outputs).gather(0, taken[None])[0]
-    answer = outputs.predicted.gather(0, outputs.taken[None])[0]
+    sure = outputs.probabilities.cpu().gather(0, taken[None])[0]
+    labels, answers, full = plain_labels(outputs.labels), _known(_answers(outputs)), _known(outputs.predicted[-1])
 
     def described(n: int) -> dict[str, Any]:
-        truth = int(outputs.labels[n])
+        truth = labels[n]
         return {
             "path": outputs.paths[n],
-            "class": class_name(outputs, truth) if truth >= 0 else None,
-            "dynamic": class_name(outputs, int(answer[n])),
-            "full": class_name(outputs, int(outputs.predicted[-1, n])),
+            "class": None if truth is None else class_name(outputs, truth),
+            "dynamic": class_name(outputs, answers[n]),
+            "full": class_name(outputs, full[n]),
             "probability": float(sure[n]),
             "exit": int(taken[n]) + 1,
             "gmacs": outputs.gmacs[int(taken[n])],
@@ -290,6 +298,15 @@ def _worst(outputs: Outputs, here: Tensor, taken: Tensor) -> dict[str, list[dict
     slowest = sorted(videos, key=lambda n: (-exit_taken[n], confidence[n], outputs.paths[n]))
     wrong = sorted((n for n in videos if not hit[n]), key=lambda n: (-confidence[n], outputs.paths[n]))
     return {"slowest": [described(n) for n in slowest[:LISTED]], "wrong": [described(n) for n in wrong[:LISTED]]}
+
+
+def _answers(outputs: Outputs) -> Tensor:
+    """What the exits taken say, (N, ...)."""
+    return outputs.predicted[outputs.taken, torch.arange(len(outputs.taken), device=outputs.taken.device)]
+
+
+def _known(labels: Tensor) -> list[Label]:
+    return [label for label in plain_labels(labels) if label is not None]
 
 
 def _bound(corners: list[Corner], at: float, measure: str, cost: str = "gmacs") -> dict[str, Any]:

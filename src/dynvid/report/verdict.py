@@ -71,7 +71,8 @@ def lost_share(lost: Tensor, recordings: Sequence[str]) -> tuple[float, Interval
 
 def _lost(outputs: Outputs, share: float, interval: Interval, with_labels: bool) -> str:
     several = len(set(outputs.recordings)) < len(outputs.paths)
-    what = "lost" if with_labels else "given another label than full inference gives"
+    label = "another set of labels" if outputs.multi_label else "another label"
+    what = "lost" if with_labels else f"given {label} than full inference gives"
     of = "of the videos of a recording, in the mean, were" if several else f"of {_videos(len(outputs.paths))} were"
     return f"{percent(share)} {of} {what} ({percent(interval.low)} to {percent(interval.high)} of all videos to come)"
 

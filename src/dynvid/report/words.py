@@ -37,9 +37,8 @@ def headline(summary: dict[str, Any]) -> dict[str, str | None]:
         f"{dynamic['gmacs']:.4g} instead of {full['gmacs']:.4g} GMACs per video. "
     )
     if measure == "accuracy":
-        saved += (
-            f"Top-1 is {percent(dynamic['accuracy'])} where full inference has {percent(full['accuracy'])}: {change}."
-        )
+        name, now, was = summary["measure_name"], percent(dynamic["accuracy"]), percent(full["accuracy"])
+        saved += f"{name.capitalize()} is {now} where full inference has {was}: {change}."
     else:
         saved += f"{percent(dynamic['agreement'])} ({_between(intervals['dynamic'])}) got full inference's answer."
     return {"warning": warning, "promised": promised, "happened": summary["verdict"]["words"], "saved": saved}
