@@ -168,6 +168,7 @@ def with_value(value):
         (change(["dynvid", "net", "class_path"], "os\nsystem"), r"os\\nsystem is not an imported subclass"),
         (change(["dynvid", "score"], "guess"), "score is 'guess': use"),
         (change(["dynvid", "score"], ["margin"]), r"score is \['margin'\]: use"),
+        (change(["dynvid", "multi_label"], "yes"), "multi_label is 'yes', not true or false"),
         (change(["dynvid", "chosen_by"], ["these"]), r"chosen_by is \['these'\]: use nothing, others, these"),
         (change(["dynvid", "listing"], 5), "listing is 5, not a name"),
         (change(["dynvid", "temperatures"], "hot"), "temperatures are 'hot', not a list of numbers above 0"),

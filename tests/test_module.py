@@ -14,9 +14,11 @@ from torchmetrics.classification import MulticlassRecall
 from dynvid import UnifiedExitNet
 from dynvid.calibration import operate, thresholds_for_drop, whole_curve
 from dynvid.callbacks import Calibration, FlopsAccuracyReport
-from dynvid.data import SyntheticDataModule
+from dynvid.data import SyntheticDataModule, VideoFolderDataModule
+from dynvid.inference import Recognizer
 from dynvid.losses import ExitLoss
 from dynvid.module import DynamicInferenceModule, read_checkpoint
+from dynvid.multilabel import set_figures
 
 
 @pytest.fixture(scope="module")
@@ -392,3 +394,104 @@ def test_clips_of_a_loader_of_your_own_need_no_path(fitted):
     found = module.eval().predict_step(batch, 0)
     assert found.keys() == {"index", "label", "probability", "exit", "gmacs"}
     assert found["index"].tolist() == [4, 7]
+
+
+@pytest.fixture(scope="module")
+def sets(data, tmp_path_factory):
+    """The same clips, each with the first letters of its class and of the one before it in the alphabet, or none."""
+    data.prepare_data()
+    folder, rows = tmp_path_factory.mktemp("sets"), ["path,label,split"]
+    for n, path in enumerate(sorted(data.root.rglob("*.mp4"))):
+        letters = sorted({path.stem[0], chr(ord(path.stem[0]) - 1)} if n % 5 else set())
+        rows.append(f"{path},{';'.join(letters)},{path.parts[-3]}")
+    (folder / "sets.csv").write_text("\n".join(rows))
+    arguments = {"num_frames": 4, "size": 32, "num_workers": 0, "batch_size": 8, "mixup": 0.2, "balanced": True}
+    return VideoFolderDataModule(folder, "sets.csv", multi_label=True, **arguments)
+
+
+def of_sets(sets, **arguments):
+    torch.manual_seed(0)
+    net = UnifiedExitNet("test_resnet", num_classes=sets.num_classes, num_frames=4, input_size=32)
+    return DynamicInferenceModule(net, multi_label=True, **arguments)
+
+
+@pytest.fixture(scope="module")
+def fitted_sets(sets, tmp_path_factory):
+    module = of_sets(sets, loss=ExitLoss(class_weights="balanced", distillation=0.5, label_smoothing=0.1))
+    folder = tmp_path_factory.mktemp("run of sets")
+    run = trainer(folder, 1, Calibration(max_drop=0.5, confidence=None), ModelCheckpoint(folder, save_last=True))
+    run.fit(module, datamodule=sets)
+    return module, run
+
+
+def test_sets_are_trained_on_and_logged(fitted_sets, sets):
+    module, run = fitted_sets
+    logged, curve = run.callback_metrics, module.curve
+    assert torch.equal(curve.labels, torch.stack([sets_row(v, sets.num_classes) for v in sets.videos("val")]))
+    said = curve.logits[-1] > 0
+    assert logged["val/accuracy"] == pytest.approx(float((said == curve.labels).all(1).float().mean()))
+    for name, value in set_figures(curve.logits[-1], said, curve.labels).items():
+        assert logged[f"val/{name}"] == pytest.approx(float(value))
+    positives = torch.tensor(sets.class_counts(), dtype=torch.float32)
+    torch.testing.assert_close(module.loss.per_class, (len(sets.videos("train")) - positives) / positives)
+    outputs = module.outputs()
+    assert outputs.multi_label
+    taken = outputs.lost(with_labels=True).gather(0, outputs.taken[None])[0]
+    assert float(taken.double().mean()) <= 0.5  # what the calibration was asked for, on these very videos
+
+
+def sets_row(video, classes):
+    return torch.tensor([int(label in video.label) for label in range(classes)])
+
+
+def test_checkpoints_of_sets_are_read_and_those_of_old_have_none(fitted_sets, sets, tmp_path):
+    path = fitted_sets[1].checkpoint_callback.last_model_path
+    again = DynamicInferenceModule.load_from_checkpoint(path)
+    assert again.multi_label
+    assert again.policy.multi_label
+    recognizer = Recognizer.load(path)
+    clip = sets.videos("test")[0].path
+    found = recognizer(clip)
+    assert found.labels == tuple(name for name in sets.class_names if name in found.labels)
+    assert found.label == ";".join(found.labels)
+    old = torch.load(path, weights_only=True)
+    del old["dynvid"]["multi_label"]
+    torch.save(old, tmp_path / "old.ckpt")
+    assert not DynamicInferenceModule.load_from_checkpoint(tmp_path / "old.ckpt").multi_label
+    assert len(Recognizer.load(tmp_path / "old.ckpt")(clip).labels) == 1
+
+
+def test_sets_and_single_labels_do_not_mix(fitted_sets, sets, data, tmp_path):
+    with pytest.raises(ValueError, match="the data has multi_label=True, the module multi_label=False: give both"):
+        trainer(tmp_path, 1).fit(make(sets), datamodule=sets)
+    with pytest.raises(ValueError, match="the data has multi_label=False, the module multi_label=True"):
+        trainer(tmp_path, 1).fit(of_sets(sets), datamodule=data)
+    net = UnifiedExitNet("test_resnet", num_classes=sets.num_classes, num_frames=4, input_size=32)
+    module, path = DynamicInferenceModule(net), fitted_sets[1].checkpoint_callback.last_model_path
+    with pytest.raises(ValueError, match="trained with multi_label=True, here it is False"):
+        trainer(tmp_path, 1).test(module, sets.test_dataloader(), ckpt_path=path)
+
+
+def test_views_of_sets_are_averaged_as_probabilities(fitted_sets, sets, tmp_path):
+    module, _ = fitted_sets
+    several = VideoFolderDataModule(
+        sets.root, "sets.csv", multi_label=True, num_frames=4, size=32, num_workers=0, test_clips=2
+    )
+    run = trainer(tmp_path, 1, logger=False)
+    run.test(module, datamodule=several, verbose=False)
+    batch, _ = next(iter(several.test_dataloader())), module.eval()
+    with torch.no_grad():
+        p = torch.stack([module.net(view).sigmoid() for view in batch["video"].unbind(1)]).mean(0)
+    torch.testing.assert_close(module.curve.logits[:, : p.shape[1]].sigmoid(), p, atol=1e-4, rtol=0)
+    assert run.callback_metrics["test/map"] <= 1
+
+
+def test_predictions_of_sets_are_those_of_the_net(fitted_sets, sets, tmp_path):
+    module, _ = fitted_sets
+    (found, *_) = trainer(tmp_path, 1, logger=False).predict(module, datamodule=sets)
+    clips = next(iter(sets.test_dataloader()))
+    expected = module.eval().net.predict(clips["video"], module.policy)
+    rows = len(expected.label)
+    assert found["label"].dtype == torch.bool
+    assert torch.equal(found["label"][:rows], expected.label)
+    assert torch.equal(found["exit"][:rows], expected.exit)

@@ -75,9 +75,6 @@ def test_from_training_to_a_report(trained, capsys):
     before = table.with_name("report.html").read_text()
     assert "set accuracy" in before
     assert "op-1" not in before
-    metrics = table.with_name("metrics.csv")
-    if metrics.exists():
-        assert "test/map" in metrics.read_text()
     assert run("report", str(table)) == 0
     assert table.with_name("report.html").read_text() == before
     assert "Set accuracy is" in capsys.readouterr().out

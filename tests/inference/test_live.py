@@ -16,6 +16,7 @@ from dynvid.data.transforms import eval_transform
 from dynvid.errors import InputError
 from dynvid.inference import LiveAnswer, LiveRecognizer, Recognizer
 from dynvid.inference.windows import Windows
+from dynvid.multilabel import plain_labels
 from dynvid.nets.shift import Frames
 from dynvid.policy import ThresholdPolicy
 
@@ -96,8 +97,9 @@ def check(net, hop, streams, thresholds, score, together, seed, count=36):
     rng, window = np.random.default_rng(seed), 3.0
     exits = len(net.route)
     temperatures = rng.uniform(0.5, 2, exits).tolist()
-    policy = ThresholdPolicy(thresholds=[*thresholds[: exits - 1], 0.0], score=score, temperatures=temperatures)
-    live = LiveRecognizer(net, policy, window=window, hop=hop)
+    sets, names = seed % 2 == 1, list("abcde")
+    policy = ThresholdPolicy(None, [*thresholds[: exits - 1], 0.0], score, temperatures, multi_label=sets)
+    live = LiveRecognizer(net, policy, names, window, hop)
     frames = {s: images(count, seed + s) for s in range(streams)}
     steps = rng.uniform(0.05, 0.3, count)
     times = {s: 100 * s * (not together) + np.cumsum(steps if together else rng.permutation(steps)) for s in frames}
@@ -118,7 +120,9 @@ def check(net, hop, streams, thresholds, score, together, seed, count=36):
             assert (answer.start, answer.end) == pytest.approx((start, start + window))
             clip = clip_of(frames[s], times[s], start, window)
             expected = net.predict(clip[None], policy)
-            assert (answer.label, answer.exit) == (str(int(expected.label)), net.route[int(expected.exit)])
+            (label,) = plain_labels(expected.label)
+            assert answer.labels == tuple(names[n] for n in (label if sets else (label,)))
+            assert (answer.label, answer.exit) == (";".join(answer.labels), net.route[int(expected.exit)])
             assert answer.probability == pytest.approx(float(expected.probability), abs=1e-5)
             assert answer.is_final
         if net.spec()["init_args"]["heads"] == "depth" and net.shift_kind != "bidirectional":
