@@ -1,4 +1,5 @@
 import inspect
+import os
 import random
 import re
 from collections import Counter, defaultdict
@@ -147,6 +148,37 @@ def touch(root: Path, *paths: str) -> None:
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).touch()
+
+
+def test_folders_of_classes_alone_are_all_for_training(tree: Path, tmp_path: Path, said: list[str]) -> None:
+    for name in ("wave", "jump"):
+        (tmp_path / name).symlink_to(tree / "train" / name)
+    touch(tmp_path, "notes.txt")
+    data = VideoFolderDataModule(tmp_path, **SMALL)
+    train, val = data.videos("train"), data.videos("val")
+    split = VideoFolderDataModule(tree, **SMALL).videos("train")
+    below = [os.path.relpath(path, tmp_path) for path in sorted(video.path for video in train + val)]
+    assert below == [os.path.relpath(video.path, tree / "train") for video in split]
+    assert data.class_names == ["jump", "wave"]
+    assert data.listed("test") == []
+    assert said[0] == f"{tmp_path}: no folder train, val or test, so each folder is a class, for training"
+    assert "1 .txt outside a class" in said[1]
+
+
+def test_recordings_of_clips_in_folders(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{label}/tape{tape}_{clip}.mp4" for label in "ab" for tape in range(4) for clip in range(3)))
+    data = VideoFolderDataModule(tmp_path, group=r"tape\d", val_fraction=0.25)
+    held = {video.group for video in data.videos("val")}
+    assert held
+    assert not held & {video.group for video in data.videos("train")}
+    one = VideoFolderDataModule(tmp_path, group=r"([ab])/tape").videos("train")
+    assert {video.group for video in one} == {"a", "b"}
+    with pytest.raises(ValueError, match=r"group clip: finds nothing in a/tape0_0\.mp4"):
+        VideoFolderDataModule(tmp_path, group="clip").listed("train")
+    with pytest.raises(ValueError, match=r"group \[: no regular expression \(unterminated"):
+        VideoFolderDataModule(tmp_path, group="[").listed("train")
+    with pytest.raises(ValueError, match=r"group=x: is for folders; a CSV has the column `group`"):
+        VideoFolderDataModule(tmp_path, "a.csv", group="x")
 
 
 def test_what_is_passed_over_is_counted_in_one_line(tree: Path, tmp_path: Path, said: list[str]) -> None:

@@ -69,6 +69,30 @@ def find_paths(paths: Collection[str], list_names: Callable[[str], Set[str]] | N
     return found
 
 
+def find_groups(pattern: str, paths: Sequence[str], option: str) -> list[str]:
+    r"""The recordings that clips were cut from, by what a regular expression finds in their paths.
+
+    Args:
+        pattern: Its first group is the name, where it has one; else all that it finds.
+        paths: Of the clips.
+        option: What errors call the pattern.
+
+    Raises:
+        InputError: It is no regular expression, or finds nothing in a path.
+
+    >>> find_groups(r"tape\d+", ["run/tape1_a.mp4", "run/tape1_b.mp4"], "group")
+    ['tape1', 'tape1']
+    """
+    try:
+        found = [re.search(pattern, path) for path in paths]
+    except re.error as error:
+        raise InputError(f"{option} {printable(pattern)}: no regular expression ({error})") from error
+    for path, match in zip(paths, found, strict=True):
+        if match is None or not match.group(bool(match.lastindex)):
+            raise InputError(f"{option} {printable(pattern)}: finds nothing in {printable(path)}")
+    return [match.group(bool(match.lastindex)) for match in found if match]
+
+
 def names_in(folder: str) -> Set[str]:
     """What lies in a folder, which need not be there."""
     return set(os.listdir(folder)) if os.path.isdir(folder) else set()

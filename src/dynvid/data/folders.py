@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import OnError, Split, Video
-from dynvid.data.files import find_paths, names_in, place, quoted, read_rows, short
+from dynvid.data.files import find_groups, find_paths, names_in, place, quoted, read_rows, short
 from dynvid.data.sampling import Sampling
 from dynvid.data.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from dynvid.data.walk import by_kind, entries_once
@@ -37,16 +37,18 @@ class Entry(NamedTuple):
 class VideoFolderDataModule(VideoDataModule):
     """Your own videos: one folder per split and class, or one CSV file.
 
-    Folders are `root/train/<class>/*`, and the same for `val` and `test`. Videos lie in a class at any depth, and a
-    folder of JPEG or PNG frames counts as one; sub-folders say nothing about recordings. A CSV has a header with the
-    columns `path,label,split` and optionally `group`, the recording; paths count from the CSV's own folder, labels are
-    class names. Splits may be spelled `training`, `valid`, `validation`, `Test` and so on; rows of others are left
-    out, as is what is no video, and counted in one line. Without val, some of train is kept back for it (`carve`).
-    Classes are those of the training videos, sorted by name.
+    Folders are `root/train/<class>/*`, and the same for `val` and `test`; or `root/<class>/*`, all of it for training.
+    Videos lie in a class at any depth, and a folder of JPEG or PNG frames counts as one; sub-folders say nothing about
+    recordings. A CSV has a header with the columns `path,label,split` and optionally `group`, the recording; paths
+    count from the CSV's own folder, labels are class names. Splits may be spelled `training`, `valid`, `validation`,
+    `Test` and so on; rows of others are left out, as is what is no video, and counted in one line. Without val, some of
+    train is kept back for it (`carve`). Classes are those of the training videos, sorted by name.
 
     Args:
         root: Folder that holds the data.
         annotations: The CSV file, absolute or from `root`; None for folders.
+        group: In folders, the regular expression whose find in the path from `root` names the recording of a clip (its
+            first group, where it has one), such as `tape\\d+`; by default each video is its own.
         multi_label: A video may have several classes, or none. In a CSV its label holds their names, joined with `;`,
             and is empty for none; in folders one and the same file is in several classes of a split, as a symbolic or
             a hard link. Copies are videos of their own, which `dynvid check` names.
@@ -57,6 +59,7 @@ class VideoFolderDataModule(VideoDataModule):
         root: str | Path,
         annotations: str | Path | None = None,
         *,
+        group: str | None = None,
         multi_label: bool = False,
         num_frames: int = 16,
         size: int = 224,
@@ -93,6 +96,9 @@ class VideoFolderDataModule(VideoDataModule):
             balanced=balanced,
         )
         self.annotations = self.root / annotations if annotations is not None else None
+        if self.annotations and group is not None:
+            raise InputError(f"group={printable(group)}: is for folders; a CSV has the column `group`")
+        self.group = group
         self.multi_label = multi_label
 
     @cached_property
@@ -143,23 +149,29 @@ class VideoFolderDataModule(VideoDataModule):
         else:
             entries, left = read_folders(source)
             entries = joined(entries) if self.multi_label else entries
+            if self.group is not None:
+                inside = [os.path.relpath(entry.path, self.root) for entry in entries]
+                groups = find_groups(self.group, inside, "group")
+                entries = [entry._replace(group=name) for entry, name in zip(entries, groups, strict=True)]
+            if not _folders_by_split(source)[0]:
+                self._say(f"{printable(source)}: no folder train, val or test, so each folder is a class, for training")
             line = f"{printable(source)}: passed over {left.total()} files and folders: {told(left)}"
         if left:
             self._say(line)
         if not any(entry.split == "train" and entry.label for entry in entries):
             raise InputError(
-                f"{printable(source)}: no training videos; expected train/<class>/<video>, or a CSV in `annotations`"
-                + (f"; left out are {told(left)}" if left else "")
+                f"{printable(source)}: no training videos; expected train/<class>/<video> or <class>/<video>, or a CSV "
+                "in `annotations`" + (f"; left out are {told(left)}" if left else "")
             )
         return entries
 
 
 def read_folders(root: Path) -> tuple[list[Entry], Counter[str]]:
-    """Videos in `root/<split>/<class>/`, at any depth.
+    """Videos in `root/<split>/<class>/`, or in `root/<class>/`, at any depth.
 
     Args:
         root: Folder with a folder `train`, and `val` and `test` where there are such; `Train`, `validation` and the
-            like are understood.
+            like are understood. Without any of these, all folders are classes, for training.
 
     Returns:
         The videos by split, then by path, and how much was passed over, by kind.
@@ -169,17 +181,9 @@ def read_folders(root: Path) -> tuple[list[Entry], Counter[str]]:
     """
     if not root.is_dir():
         raise InputError(f"{printable(root)}: is no folder; a CSV file goes into `annotations`")
-    folder_of: dict[Split, Path] = {}
-    passed: Counter[str] = Counter()
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        split = _SPLITS.get(folder.name.lower())
-        if split is None:
-            passed[f"folder {printable(folder.name)}"] += 1
-        elif split in folder_of:
-            both = f"{folder_of[split].name} and {folder.name}"
-            raise InputError(f"{printable(root)}: holds {both}, which both mean {split}; leave one")
-        else:
-            folder_of[split] = folder
+    folder_of, passed = _folders_by_split(root)
+    if not folder_of:
+        folder_of, passed = {"train": root}, Counter()
     entries = []
     for split in get_args(Split):
         if split in folder_of:
@@ -191,6 +195,22 @@ def read_folders(root: Path) -> tuple[list[Entry], Counter[str]]:
                 else:
                     passed[f"{_ending(path)} outside a class"] += 1
     return entries, +passed  # less what was not there
+
+
+def _folders_by_split(root: Path) -> tuple[dict[Split, Path], Counter[str]]:
+    """The folders of the splits, and what else there is."""
+    folder_of: dict[Split, Path] = {}
+    passed: Counter[str] = Counter()
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        split = _SPLITS.get(folder.name.lower())
+        if split is None:
+            passed[f"folder {printable(folder.name)}"] += 1
+        elif split in folder_of:
+            both = f"{folder_of[split].name} and {folder.name}"
+            raise InputError(f"{printable(root)}: holds {both}, which both mean {split}; leave one")
+        else:
+            folder_of[split] = folder
+    return folder_of, passed
 
 
 def joined(entries: Sequence[Entry]) -> list[Entry]:
