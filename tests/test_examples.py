@@ -76,6 +76,18 @@ def test_06_timeline(tmp_path):
 
 
 @pytest.mark.slow
+def test_11_multi_label(tmp_path):
+    printed = run(tmp_path, "11_multi_label.py", "--clips", "36", "--epochs", "1")
+    listed = (tmp_path / "data" / "sets" / "all.csv").read_text().splitlines()
+    answers = [line for line in printed.splitlines() if line.startswith("data/sets/clips/")]
+    assert len(answers) == sum(line.endswith(",test") for line in listed) == 6
+    for line in answers:
+        path, _, rest = line.partition(": ")
+        truth = rest.partition("is ")[2].replace(", ", ";").replace("none", "")
+        assert f"{path.removeprefix('data/sets/')},{truth},test" in listed
+
+
+@pytest.mark.slow
 def test_12_operating_point(tmp_path, scramble):
     torch.manual_seed(0)
     data = SyntheticDataModule(tmp_path / "clips", clips_per_class=40, clip_frames=6, size=32)

@@ -39,6 +39,23 @@ def make_outputs(seed=0, videos=40, classes=6, exits=4, labelled=True, per_recor
     return Outputs(**about | more)
 
 
+def make_sets(seed=0, videos=60, classes=4, exits=4, labelled=True, **more):
+    """The same for sets of labels, of which a class may be in none."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((videos, classes)) < np.linspace(0.6, 0.1, classes)).astype(np.int64)
+    logits = rng.normal(0, 1, (exits, videos, classes)).astype(np.float32)
+    logits += np.linspace(0.5, 2.0, exits, dtype=np.float32)[:, None, None] * (2 * labels - 1)
+    thresholds = [*rng.uniform(0.1, 0.6, exits - 1).tolist(), 0.0]
+    policy = ThresholdPolicy(None, thresholds, temperatures=rng.uniform(0.5, 2.0, exits).tolist(), multi_label=True)
+    about = {"logits": torch.from_numpy(logits), "labels": torch.from_numpy(labels if labelled else 0 * labels - 1)}
+    return make_outputs(seed, videos, classes, exits, policy=policy, **about | more)
+
+
+@pytest.fixture(name="make_sets", scope="session")
+def make_sets_fixture():
+    return make_sets
+
+
 @pytest.fixture(name="make_outputs", scope="session")
 def make_outputs_fixture():
     return make_outputs
