@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +21,7 @@ from dynvid.report import summarise, write_report
 from dynvid.report.bounds import height, oracle_exit, random_exit
 from dynvid.routes import Exit
 
-from .conftest import make_outputs
+from .conftest import make_outputs, make_sets
 
 
 class Recorded:
@@ -400,3 +401,66 @@ def test_the_difference_is_of_the_same_videos():
     low, high = summarise(replace(outputs, logits=logits))["intervals"]["points"]
     assert low < -0.1 < high <= 0.01
     assert low >= -0.225
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 10**6), st.booleans())
+def test_every_figure_of_sets_is_that_of_plain_loops(tmp_path_factory, seed, labelled):
+    file = tmp_path_factory.mktemp("sets") / "outputs.parquet"
+    outputs = make_sets(seed, labelled=labelled)
+    outputs.save(file)
+    rows, summary = pq.read_table(file).to_pylist(), summarise(Outputs.read(file))
+    names, exits = outputs.class_names, ["2x1", "4x1", "4x2", "8x2"]
+    last = exits[-1]
+    truth = [set(row["label"] if labelled else row[f"label_{last}"]) for row in rows]
+    full = [set(row[f"label_{last}"]) for row in rows]
+    here = [set(row[f"label_{exits[row['exit'] - 1]}"]) for row in rows]
+    for n, row in enumerate(rows):  # what is more probable than not, all together
+        k = row["exit"] - 1
+        p = [1 / (1 + math.exp(-x / outputs.policy.temperatures[k])) for x in row[f"logits_{exits[k]}"]]
+        assert here[n] == {c for c, x in enumerate(p) if x > 0.5}
+        assert row[f"probability_{exits[k]}"] == pytest.approx(math.prod(max(x, 1 - x) for x in p), rel=1e-4)
+    measure = "accuracy" if labelled else "agreement"
+    assert summary["measure_name"] == ("set accuracy" if labelled else "agreement")
+    for name, answers in (("full", full), ("dynamic", here)):
+        share = sum(a == b for a, b in zip(answers, truth, strict=True)) / len(rows)
+        assert summary[name][measure] == pytest.approx(share)
+        assert ("map" in summary[name]) == labelled
+    found = {c["class"]: c for c in summary["classes"]}
+    assert set(found) == {names[c] for labels in truth for c in labels}
+    for c, name in enumerate(names):
+        own = [n for n in range(len(rows)) if c in truth[n]]
+        if own:
+            assert found[name]["videos"] == len(own)
+            assert found[name]["full"] == pytest.approx(sum(c in full[n] for n in own) / len(own))
+            assert found[name]["dynamic"] == pytest.approx(sum(c in here[n] for n in own) / len(own))
+            assert found[name]["gmacs"] == pytest.approx(sum(rows[n]["gmacs"] for n in own) / len(own))
+            assert found[name]["shares"][0] == pytest.approx(sum(rows[n]["exit"] == 1 for n in own) / len(own))
+    wrong = [n for n in range(len(rows)) if here[n] != truth[n]]
+    said = {video["path"]: video for video in summary["wrong"]}
+    assert len(said) == min(len(wrong), 10)
+    for n in wrong:
+        if video := said.get(rows[n]["path"]):
+            assert video["dynamic"] == (";".join(names[c] for c in sorted(here[n])) or "none of them")
+            assert (video["class"] is not None) == labelled
+    if labelled:
+        common = max(truth.count(one) for one in truth)
+        assert summary["most_frequent"]["share"] == pytest.approx(common / len(rows))
+        confusion = summary["confusion"]
+        assert confusion["only_full"] == sum(a == t != b for a, b, t in zip(full, here, truth, strict=True))
+    assert summary["top5"] is None
+
+
+def test_the_page_of_sets_says_what_its_figures_are(tmp_path):
+    summary = write_report(make_sets(1, videos=300), tmp_path)
+    page, markdown = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    for text in (page, markdown):
+        assert "mAP" in text
+        assert "micro F1" in text
+        assert "top-1" not in text.lower()
+        assert f"Set accuracy is {100 * summary['dynamic']['accuracy']:.1f}" in text.replace("\u00a0", " ")
+    tables = [list(group) for _, group in itertools.groupby(markdown.splitlines(), lambda line: line[:1] == "|")]
+    tables = [table for table in tables if table[0][:1] == "|"]
+    assert len(tables) > 5
+    for table in tables:  # each row has as many cells as its head
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
