@@ -230,11 +230,12 @@ def test_tables_of_sets_are_checked_and_older_versions_refuse_them(tmp_path):
 
 def test_lost_sets_have_more_wrong_names_than_full_inference_by_hand():
     logits = torch.tensor([[[1.0, 1.0, -1.0]] * 4, [[1.0, -1.0, -1.0]] * 4, [[1.0, -1.0, 1.0]] * 4])
-    labels = torch.tensor([[1, 0, 1], [1, 1, 0], [0, 1, 0], [1, 0, 0]])
+    labels = torch.tensor([[1, 0, 1], [1, 1, 0], [0, 0, 1], [1, 0, 0]])
     outputs = of_sets(4, 3, logits=logits, labels=labels)
     # Wrong names of {0, 1}, {0} and {0, 2}, video by video.
-    wrong = torch.tensor([[2, 0, 1, 1], [1, 1, 2, 0], [0, 2, 3, 1]])
-    assert torch.equal(outputs.lost(with_labels=True), wrong > wrong[-1])
+    wrong = torch.tensor([[2, 0, 3, 1], [1, 1, 2, 0], [0, 2, 1, 1]])
+    lost = [[True, False, True, False], [True, False, True, False], [False] * 4]
+    assert outputs.lost(with_labels=True).tolist() == lost
     assert torch.equal(outputs.correct, wrong == 0)
     assert torch.equal(outputs.lost(with_labels=False), torch.tensor([[True], [True], [False]]).expand(3, 4))
     assert outputs.differing(torch.tensor([math.inf, math.inf, 0.0])) == 0
