@@ -1,8 +1,8 @@
 """Several things may happen at once: train on sets of labels, and print the set of each test clip.
 
-python examples/11_multi_label.py [--clips 900] [--epochs 10]
+python examples/11_multi_label.py [--clips 900] [--epochs 20]
 
-The clips are generated: up to three shapes in one picture, or none of them. all.csv lists them as you would list your
+The clips are generated: up to two shapes in one picture, or none of them. all.csv lists them as you would list your
 own, a line `path,label,split` for each, with names joined by a semicolon: clips/7.mp4,cross;ring,train
 """
 
@@ -23,7 +23,7 @@ from dynvid.module import DynamicInferenceModule
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--clips", type=int, default=900)
-parser.add_argument("--epochs", type=int, default=10)
+parser.add_argument("--epochs", type=int, default=20)
 options = parser.parse_args()
 pl.seed_everything(0)
 
@@ -31,8 +31,8 @@ rng, root = np.random.default_rng(0), Path("data/sets")
 (root / "clips").mkdir(parents=True, exist_ok=True)
 lines = ["path,label,split"]
 for n in range(options.clips):
-    names = sorted(rng.permutation(SHAPES)[: rng.integers(0, 4)])
-    looks = {"seed": n, "noise": 5, "contrast": 130 if names else 0}  # on one background; of none, nothing is seen
+    names = sorted(rng.permutation(SHAPES)[: rng.integers(0, 3)])
+    looks = {"seed": n, "radius": 0.25, "noise": 5, "contrast": 130 if names else 0}  # of none, nothing
     scenes = [dataclasses.replace(draw_scene(name, rng), **looks) for name in names or SHAPES[:1]]
     write_clip(root / "clips" / f"{n}.mp4", np.max([render(scene, 8, 64) for scene in scenes], axis=0))
     lines.append(f"clips/{n}.mp4,{';'.join(names)},{('train', 'train', 'train', 'val', 'val', 'test')[n % 6]}")

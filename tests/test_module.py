@@ -466,6 +466,10 @@ def test_sets_and_single_labels_do_not_mix(fitted_sets, sets, data, tmp_path):
         trainer(tmp_path, 1).fit(make(sets), datamodule=sets)
     with pytest.raises(ValueError, match="the data has multi_label=False, the module multi_label=True"):
         trainer(tmp_path, 1).fit(of_sets(sets), datamodule=data)
+    other = pl.LightningDataModule()  # somebody's own
+    other.class_names, other.train_dataloader = ["a;b", *sets.class_names[1:]], sets.train_dataloader
+    with pytest.raises(ValueError, match="a class holds ';' in its name"):
+        trainer(tmp_path, 1).fit(of_sets(sets), datamodule=other)
     net = UnifiedExitNet("test_resnet", num_classes=sets.num_classes, num_frames=4, input_size=32)
     module, path = DynamicInferenceModule(net), fitted_sets[1].checkpoint_callback.last_model_path
     with pytest.raises(ValueError, match="trained with multi_label=True, here it is False"):

@@ -24,7 +24,7 @@ from dynvid.errors import InputError, VideoError
 from dynvid.inference import Preparation, Recognizer
 from dynvid.losses import ExitLoss
 from dynvid.metrics import FlopsAccuracy, FlopsAccuracyCurve
-from dynvid.multilabel import Label, multi_hot
+from dynvid.multilabel import SEPARATOR, Label, multi_hot
 from dynvid.nets import ExitNet
 from dynvid.nets.compiled import drop_compiled_names, plain_name, take_names_of
 from dynvid.nets.description import shown
@@ -231,6 +231,8 @@ class DynamicInferenceModule(pl.LightningModule):
         if names is not None:
             if len(names) != self.net.num_classes:
                 raise InputError(f"the data has {len(names)} classes, the net {self.net.num_classes}")
+            if self.multi_label and any(SEPARATOR in name for name in names):
+                raise InputError(f"a class holds {SEPARATOR!r} in its name, which stands between the names of a set")
             self.class_names = list(names)
         if stage == "fit" and self.loss.class_weights == "balanced" and isinstance(data, VideoDataModule):
             self.loss.balance(data.class_counts(), data.num_training_videos())
