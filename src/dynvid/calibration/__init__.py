@@ -23,6 +23,7 @@ from dynvid.calibration.intervals import (
 from dynvid.calibration.operate import Operation, operate
 from dynvid.calibration.point import ChosenBy, Offer, OperatingPoint, counted
 from dynvid.calibration.promise import smallest_risk, thresholds_for_risk, videos_needed
+from dynvid.calibration.reject import Reject, RejectOffer, find_reject, reject_level
 from dynvid.calibration.search import FoundRoute, best_route
 from dynvid.calibration.target import CALIBRATING, Target, find_point, kept_apart, listing_of, measured
 from dynvid.calibration.temperature import calibration_error, fit_temperatures
@@ -39,6 +40,8 @@ __all__ = [
     "Offer",
     "OperatingPoint",
     "Operation",
+    "Reject",
+    "RejectOffer",
     "Target",
     "anytime_interval",
     "best_route",
@@ -48,6 +51,7 @@ __all__ = [
     "counted",
     "difference_interval",
     "find_point",
+    "find_reject",
     "fit_temperatures",
     "frontier",
     "kept_apart",
@@ -56,6 +60,7 @@ __all__ = [
     "measured",
     "num_candidates",
     "operate",
+    "reject_level",
     "resampled_means",
     "share_interval",
     "smallest_risk",

@@ -83,7 +83,7 @@ class OperatingPoint:
         """One line in plain words."""
         if self.rule == "thresholds":
             return "no promise: thresholds were given by hand"
-        of = f"{_counted(self.videos, self.recordings)} of {self.split}"
+        of = f"{counted_as(self.videos, self.recordings)} of {self.split}"
         lost = "lost" if self.rule != "max_disagreement" else "given another label than full inference gives"
         if self.rule in ("budget", "budget_ms"):
             between = "" if self.interval is None else " ({:.4g} to {:.4g} on new videos)".format(*self.interval)
@@ -120,7 +120,7 @@ class OperatingPoint:
             rows.append((f"{100 * risk:g} %", f"needs {needed} {unit}" if saved is None else f"{100 * saved:z.1f} %"))
         return "\n".join(
             [
-                f"what {part}{_counted(self.videos, self.recordings)} can promise, with "
+                f"what {part}{counted_as(self.videos, self.recordings)} can promise, with "
                 f"{100 * (self.confidence or 0):g} % confidence each{kept}:",
                 *(f"  {risk:>13}   {saved}" for risk, saved in rows),
                 "other ways on: a budget, or confidence null, which takes what these videos show and promises nothing",
@@ -144,7 +144,7 @@ class OperatingPoint:
         names = {field.name for field in fields(cls)}
         if not isinstance(plain, Mapping) or not names - _ADDED <= plain.keys() <= names:
             raise InputError("operating_point has other parts than it should")
-        wrong = [name for name, value in plain.items() if not _FITS[name](value)]
+        wrong = [name for name, value in plain.items() if not FITS[name](value)]
         if wrong:
             raise InputError(f"operating_point: {', '.join(wrong)} of another type or out of range")
         measured = plain["rule"] == "thresholds" or None not in (plain["target"], plain["gmacs"], plain["lost"])
@@ -172,10 +172,11 @@ def counted(recordings: Sequence[str]) -> str:
     >>> counted(["a", "a", "b"])
     '3 videos of 2 recordings'
     """
-    return _counted(len(recordings), len(set(recordings)))
+    return counted_as(len(recordings), len(set(recordings)))
 
 
-def _counted(videos: int, recordings: int) -> str:
+def counted_as(videos: int, recordings: int) -> str:
+    """As `counted`, told by numbers alone."""
     of = f" of {recordings} recording{'s' * (recordings != 1)}" if recordings < videos else ""
     return f"{videos} video{'s' * (videos != 1)}{of}"
 
@@ -209,7 +210,7 @@ def _offer(value: object) -> bool:
 
 
 _ADDED = {"milliseconds", "profile", "differing"}  # older files lack them
-_FITS: dict[str, Callable[[Any], bool]] = {
+FITS: dict[str, Callable[[Any], bool]] = {  # of what a stranger's file says
     "rule": lambda x: x in get_args(Rule),
     "target": _number_or_none,
     "confidence": lambda x: x is None or (_number(x) and 0 < x < 1),

@@ -75,7 +75,7 @@ def thresholds_for_risk(
     scores = _checked(scores, lost, gmacs, max_risk, confidence)
     lost = lost.cpu()
     if groups is not None:
-        drawn = _one_of_each(groups, scores.shape[1])
+        drawn = one_of_each(groups, scores.shape[1])
         scores, lost = scores[:, drawn], lost[:, drawn]
     exits, videos = scores.shape
     chance = binomial_cdf(videos, max_risk)  # of so few losses, or fewer, where the true risk is above the permitted
@@ -161,7 +161,7 @@ def shared_threshold(scores: Tensor, lost: Tensor, permitted: int) -> Tensor:
     return cleared.min() if len(cleared) else torch.tensor(torch.inf)
 
 
-def _one_of_each(groups: Sequence[int | str] | Tensor, videos: int) -> Tensor:
+def one_of_each(groups: Sequence[int | str] | Tensor, videos: int) -> Tensor:
     """The positions of one video of each group, drawn at random, always the same ones."""
     if len(groups) != videos:
         raise InputError(f"groups has {len(groups)} entries for {videos} videos: one each")
