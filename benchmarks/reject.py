@@ -1,15 +1,18 @@
 """Ways to find a reject threshold, compared: is the permitted error kept, and what share of the videos is answered?
 
-    python benchmarks/reject.py --name reject [--outputs VAL_OR_TEST.parquet]
+    python benchmarks/reject.py --name reject [--outputs outputs_val.parquet outputs_test.parquet]
 
 Videos are drawn from distributions whose error among the surest is known, and with `--outputs`, with replacement, from
 what a net answered. Each way decides by the errors among the surest m of n drawn videos, for m that are fixed before.
-The first way is that of `find_reject`, which is checked here. Writes benchmarks/results/NAME.md.
+The first way is that of `find_reject`, which is checked here. Of recorded outputs a second table tells what it changes
+that the thresholds of the exits are found on the same videos. Writes benchmarks/results/NAME.md.
 """
 
 import argparse
+import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +22,10 @@ import torch
 from numpy.typing import NDArray
 from runs import RESULTS, write
 
-from dynvid.calibration import find_reject
+from dynvid.calibration import Target, find_point, find_reject
 from dynvid.calibration.binomial import at_most
 from dynvid.outputs import Outputs
+from dynvid.policy import ThresholdPolicy
 
 MAX_ERROR, ERROR = 0.05, 0.05  # permitted among the answered; of the promise
 COUNTS = (100, 300, 1000, 3000)
@@ -48,6 +52,7 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--outputs", type=Path, nargs="*", default=[])
     parser.add_argument("--draws", type=int, default=4000)
+    parser.add_argument("--whole-draws", type=int, default=500, help="Of the second table, whose draws take longer.")
     options = parser.parse_args()
     sources = {
         "right 90 %": smooth(0.1),
@@ -56,8 +61,9 @@ def main() -> None:
         "right 94 %, of the surest 2 % half": bent(0.02, 0.5, 0.05),
         "scores say nothing, just above": flat(MAX_ERROR * 1.0001),
     }
-    for path in options.outputs:
-        sources[f"answers of {path.stem}"] = recorded(Outputs.read(path))
+    whole = together([Outputs.read(path) for path in options.outputs]) if options.outputs else None
+    if whole is not None:
+        sources[f"answers to {len(whole.paths)} clips"] = recorded(whole)
     rows = []
     for name, source in sources.items():
         for count in COUNTS:
@@ -76,7 +82,10 @@ def main() -> None:
                 broken = (kept > 0) & (source.risk(at) > MAX_ERROR)
                 rows.append((name, count, way, broken.mean(), (at * (kept > 0)).mean(), (kept > 0).mean()))
                 print("{}, {}, {}: broken {:.4f}, answered {:.3f}, found {:.3f}".format(*rows[-1]), flush=True)
-    write(RESULTS / f"{options.name}.md", table(rows, options.draws))
+    text = table(rows, options.draws)
+    if whole is not None:
+        text += "\n" + whole_table(whole, options.whole_draws)
+    write(RESULTS / f"{options.name}.md", text)
 
 
 def check(wrong: NDArray[np.bool_], kept: Counts) -> None:
@@ -131,6 +140,66 @@ def recorded(outputs: Outputs) -> Source:
         return (drawn + 1) / len(wrong), wrong[drawn]
 
     return Source(draw, lambda u: risks[np.maximum((u * len(wrong)).round().astype(int) - 1, 0)])
+
+
+def together(parts: list[Outputs]) -> Outputs:
+    """Outputs of one net, all of them one population."""
+    first = parts[0]
+    assert {part.weights for part in parts} == {first.weights}
+    return replace(
+        first,
+        logits=torch.cat([part.logits for part in parts], 1),
+        labels=torch.cat([part.labels for part in parts]),
+        paths=[path for part in parts for path in part.paths],
+        recordings=[path for part in parts for path in part.paths],
+    )
+
+
+def whole_table(outputs: Outputs, draws: int) -> str:
+    """Thresholds, and then what is withheld, from the same drawn videos; compared with the population."""
+    half = outputs.full_gmacs / 2
+    rules = {
+        "given beforehand": None,
+        "at most 1 % lost, promised": Target(max_drop=0.01),
+        "at most 5 % lost, promised": Target(max_drop=0.05),
+        "at most 5 % lost, observed": Target(max_drop=0.05, confidence=None),
+        "a budget of half the cost": Target(budget=half),
+    }
+    full = 1 - float(outputs.correct[-1].double().mean())
+    lines = [
+        f"Thresholds and what is withheld found on the same videos, {draws} draws each from the answers to",
+        f"{len(outputs.paths)} clips, of which full inference gets {full:.1%} wrong.",
+        "",
+        "| thresholds | calibration | at most wrong | broken | answered | found |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, target in rules.items():
+        for count, max_error in itertools.product((300, 1000), (0.05, 0.1)):
+            broken, answered, found = 0, 0.0, 0
+            for draw in range(draws):
+                rows = torch.from_numpy(np.random.default_rng((count, draw)).integers(len(outputs.paths), size=count))
+                drawn = replace(
+                    outputs,
+                    logits=outputs.logits[:, rows],
+                    labels=outputs.labels[rows],
+                    paths=[str(n) for n in range(count)],
+                    recordings=[str(n) for n in range(count)],
+                )
+                policy = outputs.policy
+                if target is not None:
+                    lost, names = drawn.lost(with_labels=True), drawn.recordings
+                    thresholds, _ = find_point(drawn.scores, lost, drawn.gmacs, target, names)
+                    policy = ThresholdPolicy(thresholds=thresholds)
+                reject = drawn.under(policy, None).rejected(max_error, 0.95)
+                if reject.threshold is not None:
+                    new = outputs.under(policy, None, reject)
+                    given, wrong = new.answered, ~new.correct.gather(0, new.taken[None])[0]
+                    broken += float(wrong[given].double().mean()) > max_error
+                    answered, found = answered + float(given.double().mean()), found + 1
+            shares = " | ".join(f"{100 * x / draws:.1f} %" for x in (broken, answered, found))
+            lines.append(f"| {name} | {count} | {max_error:.0%} | {shares} |")
+            print(lines[-1], flush=True)
+    return "\n".join(lines) + "\n"
 
 
 @cache

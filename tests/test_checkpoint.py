@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dynvid import ExitNet, UnifiedExitNet
+from dynvid.calibration import Reject
 from dynvid.checkpoint import net_from_checkpoint
 from dynvid.errors import DynvidError
 from dynvid.module import DynamicInferenceModule, read_checkpoint
@@ -352,6 +353,44 @@ ODD = [
     *(torch.zeros(2), torch.zeros(()), torch.zeros(3).expand(2, 3), torch.ones(1, dtype=torch.long), torch.Size([1])),
     *(torch.zeros(1).expand(10**10), torch.zeros(1, device="meta"), nn.Parameter(torch.zeros(5)), endless()),
 ]
+
+
+@pytest.mark.parametrize("net", [UnifiedExitNet, ExitNet])
+def test_what_is_withheld_belongs_to_weights_and_thresholds(net, tmp_path):
+    route = {"route": [(4, 4)]} if net is ExitNet else {}
+    module = DynamicInferenceModule(net("test_resnet", num_classes=5, num_frames=4, input_size=32, **route))
+    module.class_names, module.background = list("abcde"), "b"
+    reject = Reject(0.05, 0.95, 0.75, "val", 400, 400, answered=0.9, error=0.02)
+
+    def saved():
+        content = {"state_dict": module.state_dict()}
+        module.on_save_checkpoint(content)
+        torch.save(content, tmp_path / "net.ckpt")
+        return load(tmp_path / "net.ckpt")
+
+    module.set_thresholds(module.policy.thresholds, reject=reject)
+    assert (saved().reject, saved().background) == (reject, "b")
+    assert saved().state_dict().keys() == module.state_dict().keys()
+    again = saved()
+    again.set_thresholds(again.policy.thresholds)
+    assert again.reject is None
+    with torch.no_grad():
+        next(module.net.parameters()).add_(1)
+    assert saved().reject is None
+
+
+@pytest.mark.parametrize("background", ["f", "", 3, ["a"], torch.zeros(2)])
+def test_a_background_that_is_no_class_is_refused(mine, tmp_path, background):
+    mine["dynvid"]["background"] = background
+    torch.save(mine, tmp_path / "x.ckpt")
+    assert "background" in refused(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("reject", [{}, [], 0.5, {"threshold": 0.5}, Reject(0.05).plain() | {"threshold": 2.0}])
+def test_a_reject_that_is_none_is_refused(mine, tmp_path, reject):
+    mine["dynvid"]["reject"] = reject
+    torch.save(mine, tmp_path / "x.ckpt")
+    assert "reject" in refused(tmp_path / "x.ckpt")
 
 
 def places(x, depth=0):

@@ -392,7 +392,7 @@ def test_clips_of_a_loader_of_your_own_need_no_path(fitted):
     module, _ = fitted
     batch = {"video": torch.zeros(2, module.net.num_frames, 3, 32, 32), "index": torch.tensor([4, 7])}
     found = module.eval().predict_step(batch, 0)
-    assert found.keys() == {"index", "label", "probability", "exit", "gmacs"}
+    assert found.keys() == {"index", "label", "probability", "exit", "gmacs", "answered"}
     assert found["index"].tolist() == [4, 7]
 
 

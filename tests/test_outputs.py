@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynvid.calibration import OperatingPoint
+from dynvid.calibration import OperatingPoint, Reject
+from dynvid.errors import InputError
 from dynvid.outputs import Outputs
 from dynvid.policy import ThresholdPolicy
 from dynvid.routes import Exit
@@ -252,3 +253,38 @@ def test_lost_is_one_definition_for_sets_of_one_name_and_for_single_labels(video
         assert torch.equal(sets.lost(with_labels), single.lost(with_labels))
     assert torch.equal(sets.correct, single.correct)
     assert torch.equal(single.lost(with_labels=True), single.correct[-1] & ~single.correct)
+
+
+def test_what_is_withheld_comes_back_and_older_tables_withhold_nothing(tmp_path):
+    outputs = make(30, reject=Reject(0.1, 0.95, 0.6, "val", 50, 50, answered=0.5, error=0.05), background="class 1")
+    outputs.save(tmp_path / "a.parquet")
+    again = Outputs.read(tmp_path / "a.parquet")
+    assert (again.reject, again.background) == (outputs.reject, "class 1")
+    assert torch.equal(again.answered, outputs.answered)
+    table = pq.read_table(tmp_path / "a.parquet")
+    taken = table["exit"].to_numpy() - 1
+    columns = np.stack([table[f"probability_{frames}x{depth}"].to_numpy() for frames, depth in ROUTE])
+    assert table["answered"].to_pylist() == (columns[taken, np.arange(30)] >= np.float32(0.6)).tolist()
+    assert 0 < sum(table["answered"].to_pylist()) < 30
+    assert again.under(again.policy, None).answered.all()  # the threshold is of another policy
+    about = json.loads(table.schema.metadata[b"dynvid"])
+    for name in ("reject", "background"):
+        del about[name]
+    older = table.drop_columns(["answered"]).replace_schema_metadata({b"dynvid": json.dumps(about).encode()})
+    pq.write_table(older, tmp_path / "b.parquet")
+    assert Outputs.read(tmp_path / "b.parquet").answered.all()
+
+
+def test_what_is_withheld_takes_labels():
+    with pytest.raises(InputError, match="labels"):
+        make(labels=torch.full((7,), -1)).rejected(0.1, 0.95)
+
+
+@pytest.mark.parametrize("change", [{"background": "other"}, {"background": 3}, {"reject": {"threshold": 0.5}}])
+def test_a_table_of_strangers_that_withholds_is_checked(tmp_path, change):
+    make().save(tmp_path / "a.parquet")
+    table = pq.read_table(tmp_path / "a.parquet")
+    about = json.loads(table.schema.metadata[b"dynvid"]) | change
+    pq.write_table(table.replace_schema_metadata({b"dynvid": json.dumps(about).encode()}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=next(iter(change))):
+        Outputs.read(tmp_path / "a.parquet")

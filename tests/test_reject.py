@@ -158,7 +158,8 @@ def test_what_else_can_be_promised_is_said():
     assert found.threshold is None
     assert "cannot promise" in str(found)
     lines = found.offered().splitlines()
-    assert "takes 299 answered videos if none is wrong" in lines[2]
+    assert lines[2].split("   ")[-1] == "none: too many of the surest are wrong"
+    assert "needs 299 videos" in find_reject(probability[:50], wrong[:50], 0.001, names(50)).offered()
     for error, answered, _ in found.offers:
         same = find_reject(probability, wrong, error, names(400))
         assert answered == (None if same.threshold is None else same.answered)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from dynvid.calibration import ChosenBy, OperatingPoint, num_candidates
+from dynvid.calibration import ChosenBy, OperatingPoint, Reject, num_candidates
 from dynvid.data.sampling import Sampling
 from dynvid.errors import InputError
 from dynvid.folder import local, read_folder
@@ -98,6 +98,9 @@ def described(checkpoint: Mapping[str, Any], path: str | Path = "the checkpoint"
         raise InputError(f"{path}: score is {shown(score)}: use {', '.join(SCORE_NAMES)}")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise InputError(f"{path}: class_names is {shown(names)}, not a list of names")
+    background = saved.get("background")
+    if background is not None and not (isinstance(background, str) and background in (names or ())):
+        raise InputError(f"{path}: background is {shown(background)}, not the name of a class")
     for name in ("calibrated", "multi_label"):
         if not isinstance(saved.get(name, True), bool):
             raise InputError(f"{path}: {name} is {shown(saved[name])}, not true or false")
@@ -116,6 +119,8 @@ def described(checkpoint: Mapping[str, Any], path: str | Path = "the checkpoint"
     try:
         if saved.get("operating_point") is not None:
             OperatingPoint.from_plain(saved["operating_point"])
+        if saved.get("reject") is not None:
+            Reject.from_plain(saved["reject"])
         read_profiles(saved.get("profiles"))
         check_plain("init_args", net["init_args"])
     except InputError as error:
@@ -155,6 +160,12 @@ def policy_from_checkpoint(checkpoint: Mapping[str, Any]) -> ThresholdPolicy:
     saved, thresholds = checkpoint["dynvid"], checkpoint["state_dict"]["policy.thresholds"]
     sets = saved.get("multi_label", False)  # of which older files know nothing
     return ThresholdPolicy(None, thresholds, saved["score"], saved.get("temperatures"), sets)
+
+
+def reject_from_checkpoint(checkpoint: Mapping[str, Any]) -> Reject | None:
+    """Which answers of a checkpoint that `net_from_checkpoint` has checked are withheld; None in older ones."""
+    plain = checkpoint["dynvid"].get("reject")
+    return None if plain is None else Reject.from_plain(plain)
 
 
 def is_calibrated(checkpoint: Mapping[str, Any]) -> bool:

@@ -15,8 +15,15 @@ from pytorch_lightning.utilities import rank_zero_warn
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
-from dynvid.calibration import ChosenBy, OperatingPoint, num_candidates
-from dynvid.checkpoint import described, fingerprint, is_calibrated, net_from_checkpoint, read_checkpoint
+from dynvid.calibration import ChosenBy, OperatingPoint, Reject, num_candidates, reject_level
+from dynvid.checkpoint import (
+    described,
+    fingerprint,
+    is_calibrated,
+    net_from_checkpoint,
+    read_checkpoint,
+    reject_from_checkpoint,
+)
 from dynvid.data import Video, VideoDataModule
 from dynvid.data.dataset import Skipped
 from dynvid.data.sampling import Sampling
@@ -72,6 +79,8 @@ class DynamicInferenceModule(pl.LightningModule):
             that they belong to; a checkpoint of other weights holds full inference.
         class_names: Names of the classes, once a data module or a checkpoint has told them.
         point: What the thresholds were asked to do; None until calibrated.
+        reject: Which answers are withheld; None where none are. Other thresholds leave none.
+        background: The class of videos that show none of the others, once a data module or a checkpoint has told it.
         curve: What the last validation or test run found.
         kept_apart: Which videos of the validation split choose no checkpoint, bool, one for each of its videos; the
             metrics of a validation are those of the others. None where all of them count.
@@ -124,6 +133,8 @@ class DynamicInferenceModule(pl.LightningModule):
         net.gradient_equilibrium, net.gradient_checkpointing = gradient_equilibrium, gradient_checkpointing
         self.class_names: list[str] | None = None
         self.point: OperatingPoint | None = None
+        self.reject: Reject | None = None
+        self.background: str | None = None
         self.curve: FlopsAccuracy | None = None
         self.kept_apart: Tensor | None = None
         self.chosen_by: ChosenBy | None = None
@@ -166,6 +177,7 @@ class DynamicInferenceModule(pl.LightningModule):
         curve_thresholds: Tensor | None = None,
         weights: str | None = None,
         point: OperatingPoint | None = None,
+        reject: Reject | None = None,
     ) -> None:
         """Set thresholds together with the weights that they were found for.
 
@@ -174,6 +186,7 @@ class DynamicInferenceModule(pl.LightningModule):
             curve_thresholds: The calibrated curve, as `dynvid.calibration.whole_curve` gives it; none by default.
             weights: `validated_weights`; by default they are those that are in the net now.
             point: What the thresholds were asked to do; by default they are given by hand, and promise nothing.
+            reject: Which of the answers that they lead to are withheld; none by default.
 
         Raises:
             ValueError: They are not one per exit.
@@ -187,6 +200,7 @@ class DynamicInferenceModule(pl.LightningModule):
             if curve_thresholds is not None:
                 self.curve_thresholds.copy_(curve_thresholds)
         self.point = OperatingPoint("thresholds") if point is None else point
+        self.reject = reject
         self._thresholds_of = weights or fingerprint(self.state_dict())
 
     def outputs(self) -> Outputs | None:
@@ -212,6 +226,8 @@ class DynamicInferenceModule(pl.LightningModule):
             class_names=self.class_names,
             weights=weights or "",
             profiles=self.profiles if round(views) == 1 else (),  # what several views cost was not measured
+            reject=self.reject if self._thresholds_of == weights else None,
+            background=self.background,
         )
 
     def setup(self, stage: str) -> None:
@@ -234,6 +250,7 @@ class DynamicInferenceModule(pl.LightningModule):
             if self.multi_label and any(SEPARATOR in name for name in names):
                 raise InputError(f"a class holds {SEPARATOR!r} in its name, which stands between the names of a set")
             self.class_names = list(names)
+        self.background = getattr(data, "background", None) or self.background
         if stage == "fit" and self.loss.class_weights == "balanced" and isinstance(data, VideoDataModule):
             self.loss.balance(data.class_counts(), data.num_training_videos())
         use_whole_files(self.trainer.strategy)
@@ -420,7 +437,7 @@ class DynamicInferenceModule(pl.LightningModule):
         return {name: value[0] for name, value in found.items()}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Early exit, executed: the label, its probability, the exit taken and its GMACs for each video.
+        """Early exit, executed: the label, its probability, the exit, its GMACs, and whether that is an answer.
 
         Labels that are sets are bool (B, classes).
 
@@ -442,12 +459,13 @@ class DynamicInferenceModule(pl.LightningModule):
             "probability": probability,
             "exit": exit_taken,
             "gmacs": gmacs,
+            "answered": probability >= reject_level(self.reject),
         }
 
     def _recognized(self, batch: Batch) -> tuple[Batch, Tensor, Tensor, Tensor]:
         """The videos of a batch that could be read, their labels, probabilities and exits."""
         data: VideoDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning's annotation lacks it
-        recognizer = Recognizer(self.net, self.policy)
+        recognizer = Recognizer(self.net, self.policy)  # which withholds nothing: that is said by `predict_step`
         recognizer.preparation = Preparation(data.num_frames, data.size, data.sampling)
         paths, rows, found = batch["path"], [], []
         labels: list[Label] = []
@@ -474,6 +492,8 @@ class DynamicInferenceModule(pl.LightningModule):
         if int(checkpoint.get("averaging_state", {}).get("n_averaged", 1)) == 0:
             checkpoint["state_dict"] = dict(checkpoint["current_model_state"])  # else the net before training
         calibrated = self._fits(checkpoint["state_dict"])
+        # What is withheld goes by the weights of a single exit, too.
+        found = calibrated and (len(self.net.route) > 1 or self._thresholds_of == fingerprint(checkpoint["state_dict"]))
         # Callbacks that average the weights average the buffers too: those of this module are what was found.
         own = {"policy.thresholds": self.policy.thresholds, "curve_thresholds": self.curve_thresholds}
         none = {name: torch.full_like(value, torch.inf) for name, value in own.items()}
@@ -494,6 +514,8 @@ class DynamicInferenceModule(pl.LightningModule):
             "sampling": self.sampling,
             "gmacs": [*self.net.gmacs, self.net.full_gmacs],  # counting them takes longer than reading them
             "profiles": [profile.plain() for profile in self.profiles],
+            "reject": self.reject.plain() if self.reject is not None and found else None,
+            "background": self.background,
         }
 
     def _fits(self, state: Mapping[str, Tensor]) -> bool:
@@ -525,6 +547,8 @@ class DynamicInferenceModule(pl.LightningModule):
         self.policy.take_score(checkpoint["dynvid"]["score"], checkpoint["dynvid"].get("temperatures"))
         point = checkpoint["dynvid"].get("operating_point")
         self.point = None if point is None else OperatingPoint.from_plain(point)
+        self.reject = reject_from_checkpoint(checkpoint)
+        self.background = self.background or checkpoint["dynvid"].get("background")
         self.chosen_by = checkpoint["dynvid"].get("chosen_by")
         self.listing = checkpoint["dynvid"].get("listing")
         if self._trainer is None:  # else the data module has said

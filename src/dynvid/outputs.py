@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dynvid import strict_json
-from dynvid.calibration import OperatingPoint, listing_of
+from dynvid.calibration import ChosenBy, OperatingPoint, Reject, find_reject, listing_of, reject_level
 from dynvid.errors import InputError, MissingFileError
 from dynvid.multilabel import mistakes, multi_hot, plain_labels
 from dynvid.policy import SCORE_NAMES, ThresholdPolicy, choose_exits
@@ -52,6 +52,8 @@ class Outputs:
         weights: A name for the weights of the net.
         run: What else a reader wants to know of the run, as plain data.
         profiles: What the exits cost in milliseconds, as far as that was measured.
+        reject: Which answers are withheld; None where none are.
+        background: The class of videos that show none of the others; None where there is none.
 
     Example:
         >>> outputs = Outputs(
@@ -78,6 +80,8 @@ class Outputs:
     weights: str = ""
     run: dict[str, Any] = field(default_factory=dict)
     profiles: tuple[Profile, ...] = ()
+    reject: Reject | None = None
+    background: str | None = None
 
     @property
     def labelled(self) -> bool:
@@ -122,6 +126,24 @@ class Outputs:
         """The position of the exit that each video takes, int64 (N,)."""
         return self.policy.choose(self.logits)
 
+    @property
+    def answered(self) -> Tensor:
+        """Whether each video is given the answer of the exit that it takes, or that is withheld, bool (N,)."""
+        return self.probabilities.gather(0, self.taken[None])[0] >= reject_level(self.reject)
+
+    def rejected(self, max_error: float, confidence: float | None, chosen_by: ChosenBy = "nothing") -> Reject:
+        """Which of the answers that the policy leads to are to be withheld; see `dynvid.calibration.find_reject`.
+
+        Raises:
+            ValueError: A label is missing, or a number is out of its range.
+        """
+        if not self.labelled:
+            raise InputError("max_error needs labels, which these videos do not have: nobody can tell what is wrong")
+        taken = self.taken[None]
+        probability, wrong = self.probabilities.gather(0, taken)[0], ~self.correct.gather(0, taken)[0]
+        found = find_reject(probability, wrong, max_error, self.recordings, confidence, self.split, chosen_by)
+        return replace(found, listing=listing_of(self.paths))
+
     def lost(self, with_labels: bool) -> Tensor:
         """Whether a video is lost if it takes an exit, bool (K, N).
 
@@ -149,16 +171,16 @@ class Outputs:
             recordings=[self.recordings[row] for row in rows.tolist()],
         )
 
-    def under(self, policy: ThresholdPolicy, point: OperatingPoint | None) -> Self:
+    def under(self, policy: ThresholdPolicy, point: OperatingPoint | None, reject: Reject | None = None) -> Self:
         """The same answers under another policy."""
-        return replace(self, policy=policy, point=point)
+        return replace(self, policy=policy, point=point, reject=reject)
 
     def save(self, path: str | Path) -> None:
         """Write the table, whole or not at all.
 
         Its columns are `path`, `label`, `recording`, for each exit, such as 4x2 (frames x depth), `label_4x2`,
-        `probability_4x2`, `score_4x2` and `logits_4x2`, and `exit` (the position of the exit taken, from 1) and
-        `gmacs`. Labels that are sets are lists of classes. What belongs to no single video is JSON in the table's
+        `probability_4x2`, `score_4x2` and `logits_4x2`, and `exit` (the position of the exit taken, from 1), `gmacs`
+        and `answered`. Labels that are sets are lists of classes. What belongs to no single video is JSON in the table's
         metadata under `dynvid`.
 
         Raises:
@@ -181,6 +203,7 @@ class Outputs:
             )
         columns["exit"] = self.taken.cpu().numpy() + 1
         columns["gmacs"] = np.asarray(self.gmacs)[self.taken.cpu().numpy()]
+        columns["answered"] = self.answered.cpu().numpy()
         about = {
             "version": _VERSION_OF_SETS if self.multi_label else _VERSION,
             "split": self.split,
@@ -195,6 +218,8 @@ class Outputs:
             "point": None if self.point is None else self.point.plain(),
             "run": self.run,
             "profiles": [profile.plain() for profile in self.profiles],
+            "reject": None if self.reject is None else self.reject.plain(),
+            "background": self.background,
         }
         table = pa.table(columns).replace_schema_metadata({_KEY: strict_json.dumps(about).encode()})
         file = io.BytesIO()
@@ -251,6 +276,9 @@ class Outputs:
         if any(x != x for x in thresholds):
             raise InputError("a threshold is no number")
         labels = _sets(table, classes) if multi_label else _classes(table, classes)
+        background = about.get("background")  # older tables lack it, and reject
+        if background is not None and not (isinstance(background, str) and background in (names or ())):
+            raise InputError("background is no class")
         order = about["run"].get("frame_order", [])
         if not (isinstance(order, list) and all(type(frame) is int for frame in order)):
             raise InputError("frame_order is no list of frames")
@@ -275,6 +303,8 @@ class Outputs:
             weights=str(about["weights"]),
             run=dict(about["run"]),
             profiles=read_profiles(about.get("profiles"), route),
+            reject=None if about.get("reject") is None else Reject.from_plain(about["reject"]),
+            background=background,
         )
 
 

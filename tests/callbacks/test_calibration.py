@@ -12,6 +12,7 @@ from dynvid.calibration import Target, find_point, kept_apart
 from dynvid.callbacks import Calibration, FlopsAccuracyReport
 from dynvid.checkpoint import described, read_checkpoint
 from dynvid.data import SyntheticDataModule
+from dynvid.errors import InputError
 from dynvid.module import DynamicInferenceModule
 
 
@@ -223,3 +224,34 @@ def test_videos_from_a_loader_of_ones_own_are_called_by_their_numbers(data, tmp_
     assert module.outputs().paths == [str(n) for n in range(16)]
     assert module.point.videos == 16
     assert module.point.chosen_by == "nothing"
+
+
+@pytest.mark.parametrize("net", [UnifiedExitNet, ExitNet])
+def test_what_is_withheld_is_found_on_the_videos_that_do_not_choose(data, tmp_path, caplog, net):
+    module = make(net, **({"route": [(4, 4)]} if net is ExitNet else {}))
+    data.background = "ring"
+    with caplog.at_level("INFO"):
+        _, saved = fit(tmp_path, module, data, Calibration(max_drop=0.001, confidence=0.9, max_error=0.95))
+    data.background = None
+    apart = kept_apart([video.path for video in data.videos("val")])
+    assert module.kept_apart.tolist() == apart.tolist()
+    outputs = module.outputs().of(apart)
+    assert module.reject == outputs.rejected(0.95, 0.9, "others")
+    assert module.reject.videos == int(apart.sum())
+    assert saved["reject"] == module.reject.plain()
+    assert saved["background"] == "ring"
+    # As without it, what else cannot be promised is said; a single exit has no thresholds.
+    assert ("to promise max_drop 0.1 %" in caplog.text) == (net is UnifiedExitNet)
+    assert "max_error" not in caplog.text
+
+
+def test_too_few_videos_withhold_nothing_and_say_so(data, tmp_path, caplog):
+    module = make()
+    with caplog.at_level("INFO"):
+        fit(tmp_path, module, data, Calibration(budget=1.0, max_error=0.01))
+    assert "to promise max_error 1 % with 95 % confidence takes about 449 videos, two thirds of which" in caplog.text
+    assert "no answer will be withheld" in caplog.text
+    assert module.kept_apart is None
+    assert module.reject.threshold is None
+    with pytest.raises(InputError, match=r"max_error=1\.5"):
+        Calibration(max_error=1.5)

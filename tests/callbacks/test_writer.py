@@ -21,6 +21,7 @@ def test_any_name_comes_back_from_the_file(tmp_path, capsys):
     trainer = SimpleNamespace(log_dir=str(tmp_path / "log\x1b[2J\n"), global_rank=0)
     labels = torch.arange(len(PATHS)) % 5
     outputs = {"path": PATHS, "label": labels, "exit": labels * 0, "probability": torch.ones(len(PATHS))}
+    outputs["answered"] = labels > 0
     writer = PredictionWriter()
     writer.on_predict_start(trainer, module)
     writer.on_predict_batch_end(trainer, module, outputs, {}, 0)
@@ -30,6 +31,7 @@ def test_any_name_comes_back_from_the_file(tmp_path, capsys):
         rows = list(csv.DictReader(lines, strict=True))
     assert [row["path"] for row in rows] == PATHS
     assert [row["label"] for row in rows] == [CLASSES[label] for label in labels]
+    assert [row["answered"] for row in rows] == ["false" if label == 0 else "true" for label in labels]
     assert all(None not in row and None not in row.values() for row in rows)
     said = capsys.readouterr().out
     assert said == f"predictions: {tmp_path}/log\\x1b[2J\\x0a/predictions.csv\n"

@@ -1,6 +1,8 @@
 """`dynvid calibrate` on a real checkpoint, real videos and recorded outputs."""
 
+import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,10 +48,14 @@ def load(path):
     return DynamicInferenceModule.load_from_checkpoint(path)
 
 
-def run(*arguments):
+def command(*arguments):
     with pytest.raises(SystemExit) as left:
-        main(["calibrate", *map(str, arguments)])
+        main([*map(str, arguments)])
     return left.value.code
+
+
+def run(*arguments):
+    return command("calibrate", *arguments)
 
 
 @pytest.mark.slow
@@ -298,3 +304,60 @@ def test_generated_clips_are_made_where_they_are_missing(checkpoint, tmp_path):
     made = ["--config", "quickstart.yaml", "--data.root", str(tmp_path / "fresh"), *TINY]
     assert run(checkpoint, *made, "--max-drop", "0.3") == 0
     assert SyntheticDataModule(tmp_path / "fresh").root.is_dir()
+
+
+def test_answers_are_withheld_from_recorded_outputs_to_labels_and_report(trained, checkpoint, tmp_path, capsys):
+    """The net's own weights, and answers that are sure and right but for every tenth, which is unsure and wrong."""
+    assert run(checkpoint, *data_of(trained), "--max-error", "0.9", "--confidence", "0.6") == 0
+    made = tmp_path / "net-max_error-0.9-0.6.ckpt"
+    outputs, before = Outputs.read(made.with_suffix(".parquet")), load(checkpoint)
+    part = outputs.of(kept_apart(outputs.recordings)).under(before.policy, before.point)
+    assert load(made).reject == part.rejected(0.9, 0.6, "others")
+    assert load(made).point == before.point  # thresholds stay as they are
+    assert torch.equal(load(made).policy.thresholds, before.policy.thresholds)
+
+    sure = torch.nn.functional.one_hot(outputs.labels, 10).float().repeat(len(outputs.route), 1, 1)
+    sure[:, ::10] = 0.2 * sure[:, ::10].roll(1, -1)
+    doctored = replace(outputs, logits=12 * sure, reject=None)
+    doctored.save(tmp_path / "doctored.parquet")
+    capsys.readouterr()
+    arguments = [
+        "--outputs",
+        tmp_path / "doctored.parquet",
+        "--max-error",
+        "0.2",
+        "--output",
+        tmp_path / "careful.ckpt",
+    ]
+    assert run(checkpoint, *arguments) == 0
+    assert "at most 20 % of the answers given to new videos are wrong (0.0 % are" in capsys.readouterr().out
+    careful = load(tmp_path / "careful.ckpt")
+    assert careful.reject.threshold == pytest.approx(1.0, abs=1e-3)
+    assert careful.reject.chosen_by == "others"
+
+    clip = next((trained[0] / "clips" / "test").rglob("*.mp4"))
+    command("classify", tmp_path / "careful.ckpt", clip)
+    assert "unsure (best guess " in capsys.readouterr().out
+    command("classify", "--json", tmp_path / "careful.ckpt", clip)
+    assert json.loads(capsys.readouterr().out)["answered"] is False
+    assert not classify_video(careful, clip)["answered"]
+    assert classify_video(before, clip)["answered"]
+
+    doctored.under(careful.policy, careful.point, careful.reject).save(tmp_path / "outputs_test.parquet")
+    command("report", tmp_path)
+    assert "90.0 % of 40 videos were answered, 0.0 % of these wrongly" in capsys.readouterr().out
+
+    assert run(tmp_path / "careful.ckpt", "--thresholds", "0.9", "0.9", "0.9", "--output", tmp_path / "hand.ckpt") == 0
+    assert load(tmp_path / "hand.ckpt").reject is None  # of other thresholds
+
+
+def test_what_does_not_go_with_max_error_is_said(checkpoint, tmp_path, capsys):
+    for arguments, said in (
+        (["--max-error", "0.05"], "needs videos"),
+        (["--max-error", "0.05", "--videos", tmp_path], "needs labels"),
+        (["--max-error", "2", "--outputs", tmp_path], "max_error=2.0"),
+        (["--max-error", "0.05", "--outputs", tmp_path, "--score", "margin"], "--score changes"),
+        (["--outputs", tmp_path], "or --max-error"),
+    ):
+        assert run(checkpoint, *arguments) == 1
+        assert said in capsys.readouterr().err

@@ -50,6 +50,12 @@ def names(videos: list[Video]) -> list[str]:
     return [Path(video.path).name for video in videos]
 
 
+def test_a_background_that_is_no_class_is_said_before_anything_is_trained(tree: Path) -> None:
+    VideoFolderDataModule(tree, background="wave").setup("fit")
+    with pytest.raises(ValueError, match="background=nothing: no class, which are jump, wave"):
+        VideoFolderDataModule(tree, background="nothing").setup("fit")
+
+
 def test_folders(tree: Path) -> None:
     data = VideoFolderDataModule(tree, **SMALL)
     assert data.class_names == ["jump", "wave"]
@@ -475,6 +481,7 @@ ARGUMENTS = {
     "test_crops": 3,
     "sampling": "cheap",
     "balanced": True,
+    "background": "nothing",
 }
 NAN = float("nan")
 

@@ -81,6 +81,7 @@ class Recognizer:
             gmacs=1.0,
             milliseconds=2.0,
             path=path,
+            answered="unsure" not in name,
         )
 
     def many(self, videos, batch_size, workers):

@@ -489,7 +489,7 @@ class TestSupervisor:
         found, said = self.run(names, batch_size=2)
         assert list(found) == names
         for name, each in found.items():
-            expected = Row(name, name[::-1], 0.5, 2, len(name) % 3 + 1, 1.0, 0.75, 2.0)
+            expected = Row(name, name[::-1], 0.5, 2, len(name) % 3 + 1, 1.0, 0.75, 2.0, answered=True)
             assert each == (Row(name, error=f"{name}: no video") if "bad" in name else expected)
         assert said == ["not calibrated: every video gets full inference"]
 

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from dynvid import UnifiedExitNet
-from dynvid.calibration import OperatingPoint
+from dynvid.calibration import OperatingPoint, Reject
 from dynvid.commands import classify_video
 from dynvid.data import VideoReader
 from dynvid.data.dataset import Skipped
@@ -279,3 +279,22 @@ def test_an_audit_says_how_often_full_inference_would_have_said_something_else(n
     list(recognizer.many(clips))
     assert (recognizer.audit.audited, recognizer.audit.differing) == (2 * len(clips), 2 * differing)
     assert plain.audit is None
+
+
+def test_answers_below_the_threshold_are_withheld_to_the_bit(net, clips, policy):
+    plain = Recognizer(net, policy, NAMES)
+    found = [plain(clip) for clip in clips]
+    assert all(each.answered for each in found)
+    assert all(each.answered for each in map(Recognizer(net, policy, NAMES, reject=Reject(0.05)), clips))  # none found
+    middle = sorted(each.probability for each in found)[3]
+    careful = Recognizer(net, policy, NAMES, reject=Reject(0.05, threshold=middle))
+    for each, one, of_many in zip(found, map(careful, clips), careful.many(clips, 1), strict=True):
+        assert one.answered == of_many.answered == (each.probability >= middle)
+        assert (one.label, one.probability, one.exit) == (each.label, each.probability, each.exit)
+    assert 0 < sum(careful(clip).answered for clip in clips) < len(clips)
+
+
+def test_a_background_that_is_no_class_is_refused(net):
+    assert Recognizer(net, class_names=NAMES, background="c").background == "c"
+    with pytest.raises(InputError, match="not the name of a class"):
+        Recognizer(net, class_names=NAMES, background="nothing")

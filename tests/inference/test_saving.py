@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dynvid import UnifiedExitNet
-from dynvid.calibration import OperatingPoint
+from dynvid.calibration import OperatingPoint, Reject
 from dynvid.checkpoint import fingerprint, read_checkpoint
 from dynvid.errors import InputError, MissingFileError
 from dynvid.inference import Recognizer, prepare
@@ -222,3 +222,41 @@ def test_graphs_of_other_weights_are_neither_run_nor_taken_along(with_graphs, tm
     with pytest.raises(InputError, match=said):
         Recognizer.load(with_graphs).save(tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("change", ["nothing", "names", "thresholds", "temperatures", "score", "sampling", "reject"])
+def test_what_is_withheld_is_saved_for_the_answers_that_it_is_of(net, tmp_path, change):
+    reject = Reject(0.05, 0.95, 0.75, "val", 400, 400, answered=0.9, error=0.02)
+    policy = ThresholdPolicy(thresholds=[0.5, 0.5, 0.5, 0.0])
+    path = tmp_path / "best.ckpt"
+    torch.save(as_checkpoint(net, policy, list("abcde"), POINT, reject=reject, background="e"), path)
+    recognizer = Recognizer.load(path)
+    assert (recognizer.reject, recognizer.background) == (reject, "e")
+    if change == "names":
+        recognizer.class_names[0] = "other"
+    elif change == "thresholds":
+        recognizer.policy.thresholds[0] = 0.25
+    elif change == "temperatures":
+        recognizer.policy.temperatures = (2.0, 1.0, 1.0, 1.0)
+    elif change == "score":
+        recognizer.policy.take_score("margin")
+    elif change == "sampling":
+        recognizer.preparation = recognizer.preparation._replace(sampling="cheap")
+    elif change == "reject":
+        recognizer.reject = None
+    recognizer.save(tmp_path / "new")
+    again = Recognizer.load(tmp_path / "new")
+    assert again.reject == (reject if change in ("nothing", "names") else None)
+    assert again.background == "e"
+    said = "at most 5 % of the answers given to new videos are wrong"
+    assert (said in (tmp_path / "new" / "README.md").read_text()) == (again.reject is not None)
+
+
+def test_checkpoints_of_before_withhold_nothing(net, tmp_path):
+    content = as_checkpoint(net, ThresholdPolicy(thresholds=[0.5, 0.5, 0.5, 0.0]), list("abcde"), POINT)
+    del content["dynvid"]["reject"], content["dynvid"]["background"]
+    torch.save(content, tmp_path / "old.ckpt")
+    recognizer = Recognizer.load(tmp_path / "old.ckpt")
+    assert (recognizer.reject, recognizer.background) == (None, None)
+    recognizer.save(tmp_path / "new")
+    assert Recognizer.load(tmp_path / "new").reject is None

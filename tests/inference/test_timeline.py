@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dynvid import InputExitNet, UnifiedExitNet
+from dynvid.calibration import Reject
 from dynvid.data.synthetic import write_clip
 from dynvid.data.transforms import decode_size, eval_transform
 from dynvid.data.video import VideoReader
@@ -53,7 +54,7 @@ def by_hand(recognizer, path, window, starts):
 
 def test_slots_have_the_mean_of_the_windows_over_them(recognizer, video, monkeypatch):
     slots = []
-    monkeypatch.setattr(_Segments, "add", lambda self, start, end, p: slots.append((start, end, p)))
+    monkeypatch.setattr(_Segments, "add", lambda self, start, end, p: slots.append((start, end, p[:-1])))
     monkeypatch.setattr(_Segments, "finish", lambda self, end: None)
     found = timeline(recognizer, video, window=3.0, hop=1.0, batch_size=3)
     # 26 slots of half a second; windows of 6 of them, every second one, and one that ends with the video.
@@ -103,7 +104,7 @@ def test_frames_that_are_far_apart_are_covered_too(recognizer, tmp_path):
 
 def test_windows_that_do_not_fit_end_with_the_video(recognizer, video, monkeypatch):
     slots = []
-    monkeypatch.setattr(_Segments, "add", lambda self, start, end, p: slots.append(p))
+    monkeypatch.setattr(_Segments, "add", lambda self, start, end, p: slots.append(p[:-1]))
     monkeypatch.setattr(_Segments, "finish", lambda self, end: None)
     found = timeline(recognizer, video, window=3.0, hop=2.5)  # starts at slots 0, 5, 10, 15, 20
     assert (found.windows, found.hop) == (5, 2.5)
@@ -142,18 +143,20 @@ def test_a_video_that_is_shorter_than_a_window_is_one(recognizer, tmp_path):
     assert len(timeline(recognizer, tmp_path / "one.mp4")) == 1
 
 
-def segments_of(probabilities, min_length=0.0, floor=0.5, names=NAMES):
+def segments_of(probabilities, min_length=0.0, floor=0.5, names=NAMES, withheld=(), background=None):
     class Named:
         class_names = names
+        reject = None
 
         class net:
             num_classes = len(names)
 
+    Named.background = background
     found = Timeline(1, 1.0, 1.0)
     segments = _Segments(found, Named, floor, min_length)
     for i, p in enumerate(probabilities):
         if p is not None:
-            segments.add(float(i), i + 1.0, np.array(p, float))
+            segments.add(float(i), i + 1.0, np.array([*p, 0.6 if i in withheld else 0.4]))
     segments.finish(float(len(probabilities)))
     return [(s.start, s.end, s.label, round(s.probability, 3)) for s in found]
 
@@ -186,6 +189,14 @@ def test_segments_are_made_of_slots(slots, min_length, expected):
     assert [f[:3] for f in found] == [e[:3] for e in expected]
     if min_length == 0 or len(slots) < 6:
         assert [f[3] for f in found] == pytest.approx([e[3] for e in expected], abs=2e-3)
+
+
+def test_where_answers_are_withheld_or_the_background_is_there_is_no_event(recognizer, video):
+    assert segments_of([A, A, B], withheld=[1]) == [(0, 1, "a", 0.8), (1, 2, "none", 0.8), (2, 3, "b", 0.7)]
+    assert segments_of([A, B, B], background="b") == [(0, 1, "a", 0.8), (1, 3, "none", 0.7)]
+    unsure = Recognizer(recognizer.net, recognizer.policy, NAMES, reject=Reject(0.05, threshold=1.0))
+    assert {s.label for s in timeline(recognizer, video, window=3.0, min_probability=0.0)} != {"none"}
+    assert {s.label for s in timeline(unsure, video, window=3.0, min_probability=0.0)} == {"none"}
 
 
 def test_a_long_video_takes_no_more_memory_than_a_short_one(scramble_net, tmp_path):

@@ -110,8 +110,10 @@ class Reject:
         unit = "recordings" if self.recordings < self.videos else "videos"
         rows = [("at most wrong", "answered")]
         for error, answered, needed in self.offers:
-            few = f"nothing; it takes {needed} answered {unit} if none is wrong, and more else"
-            rows.append((f"{100 * error:g} %", few if answered is None else f"{100 * answered:.1f} %"))
+            why = "none: too many of the surest are wrong"
+            if needed > self.recordings:
+                why = f"none: needs {needed} {unit}, and no wrong answer among them"
+            rows.append((f"{100 * error:g} %", why if answered is None else f"{100 * answered:.1f} %"))
         return "\n".join(
             [
                 f"what {counted_as(self.videos, self.recordings)} can promise of answers, with "
@@ -180,7 +182,7 @@ def find_reject(
         >>> f"{found.threshold:.2f}, {found.answered:.0%} answered"
         '0.59, 67% answered'
     """
-    check_error(max_error, confidence)
+    check_max_error(max_error, confidence)
     videos = len(probability)
     if probability.dim() != 1 or wrong.shape != probability.shape or len(recordings) != videos or not videos:
         shapes = f"probability {tuple(probability.shape)}, wrong {tuple(wrong.shape)}, {len(recordings)} recordings"
@@ -207,7 +209,7 @@ def find_reject(
     return replace(found, offers=tuple(offers))
 
 
-def check_error(max_error: float, confidence: float | None) -> None:
+def check_max_error(max_error: float, confidence: float | None) -> None:
     """Refuse what cannot be asked for.
 
     Raises:
@@ -240,13 +242,16 @@ def _cleared(probability: Tensor, wrong: Tensor, max_error: float, error: float)
     """The lowest threshold that is cleared; None where there is none."""
     begins = starts(len(probability), max_error, error)
     part = error / max(len(begins), 1)
-    held, before, best = 0.0, 0, None
+    held, before, best, known = 0.0, 0, None, -1
     for threshold, answered, errors in _thresholds(probability, wrong):
         held, before = held + part * sum(before < begin <= answered for begin in begins), answered
-        if held and errors <= max_error * answered and at_most(errors, answered, max_error) <= held * (1 + 1e-12):
-            best = threshold
+        clears = errors == known  # as with fewer videos, which were cleared
+        if held and not clears and errors <= max_error * answered:
+            clears = at_most(errors, answered, max_error) <= held * (1 + 1e-12)
+        if clears:
+            best, known = threshold, errors
         else:
-            held = 0.0
+            held, known = 0.0, -1
     return best
 
 

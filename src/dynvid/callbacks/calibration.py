@@ -13,6 +13,7 @@ from dynvid.calibration import (
     CALIBRATING,
     ChosenBy,
     Target,
+    check_max_error,
     counted,
     find_point,
     kept_apart,
@@ -38,6 +39,8 @@ class Calibration(pl.Callback):
             promises nothing: it takes the largest saving that loses no more on the calibration videos themselves.
         budget: Mean GMACs per video to spend on the validation split instead, which promises nothing. A net with one
             exit has no thresholds, and stays as it is.
+        max_error: Share of wrong answers that is permitted among those given, with the same confidence: answers below
+            the threshold that this takes are withheld (see `dynvid.calibration.Reject`). None withholds none.
 
     Raises:
         ValueError: A number is out of its range, `max_drop` and `budget` are both given, or the budget does not reach
@@ -49,7 +52,11 @@ class Calibration(pl.Callback):
     """
 
     def __init__(
-        self, max_drop: float | None = None, confidence: float | None = 0.95, budget: float | None = None
+        self,
+        max_drop: float | None = None,
+        confidence: float | None = 0.95,
+        budget: float | None = None,
+        max_error: float | None = None,
     ) -> None:
         if max_drop is not None and budget is not None:
             raise InputError(
@@ -58,6 +65,9 @@ class Calibration(pl.Callback):
             )
         drop = 0.01 if max_drop is None and budget is None else max_drop
         self.target = Target(max_drop=drop, budget=budget, confidence=confidence)
+        if max_error is not None:
+            check_max_error(max_error, confidence)
+        self.max_error = max_error
         self._found: dict[str, Any] | None = None  # the arguments of `set_thresholds`
         self._divided = False
 
@@ -76,15 +86,16 @@ class Calibration(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Divide the split, and say how: at the sanity check, before anything is trained."""
         assert isinstance(pl_module, DynamicInferenceModule)
-        if trainer.state.fn != "fit" or self._divided or len(pl_module.net.route) == 1:
+        exits = len(pl_module.net.route)
+        if trainer.state.fn != "fit" or self._divided or (exits == 1 and self.max_error is None):
             return
         self._divided = True
         recordings = recordings_in(trainer.val_dataloaders)
         before = (pl_module.chosen_by or "these") if trainer.ckpt_path else None  # who chose in the run that goes on
-        chosen_by, pl_module.kept_apart = self._divide(recordings, _something_chooses(trainer), before)
+        chosen_by, pl_module.kept_apart = self._divide(recordings, _something_chooses(trainer), before, exits)
         pl_module.chosen_by, pl_module.listing = chosen_by, listing(trainer.val_dataloaders)
         if recordings:
-            rank_zero_info(f"calibration: {self._told(recordings, pl_module.kept_apart, chosen_by == 'these')}")
+            rank_zero_info(f"calibration: {self._told(recordings, pl_module.kept_apart, chosen_by == 'these', exits)}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Calibrate; Lightning saves checkpoints after this."""
@@ -111,6 +122,9 @@ class Calibration(pl.Callback):
             "weights": pl_module.validated_weights,
             "point": replace(point, listing=listing_of(outputs.paths), differing=outputs.differing(thresholds)),
         }
+        if self.max_error is not None:
+            given = outputs.under(outputs.policy.at(thresholds), point)
+            self._found["reject"] = given.rejected(self.max_error, self.target.confidence, point.chosen_by)
         pl_module.set_thresholds(**self._found)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -125,35 +139,48 @@ class Calibration(pl.Callback):
                 none = torch.full_like(self._found["thresholds"], torch.inf)
                 pl_module.set_thresholds(none, weights=self._found["weights"])
 
+    def _asked(self, exits: int) -> list[tuple[str, float, str]]:
+        """What is promised, at which share, and what follows where it cannot be."""
+        asked: list[tuple[str, float, str]] = []
+        if self.target.promises and exits > 1:
+            ways = "ways on: a budget, or calibration.confidence null, which promises nothing"
+            asked.append((self.target.rule, self.target.value, f"checkpoints will hold full inference; {ways}"))
+        if self.max_error is not None and self.target.confidence is not None:
+            asked.append(("max_error", self.max_error, "no answer will be withheld"))
+        return asked
+
     def _divide(
-        self, recordings: list[str], something_chooses: bool, before: ChosenBy | None
+        self, recordings: list[str], something_chooses: bool, before: ChosenBy | None, exits: int
     ) -> tuple[ChosenBy, Tensor | None]:
         """Who chooses the checkpoint, and which videos of the split have no part in it."""
         apart = kept_apart(recordings)
         calibrating = {name for name, is_apart in zip(recordings, apart.tolist(), strict=True) if is_apart}
-        divided = self.target.promises and self.target.possible(len(calibrating))
+        divided = any(self._possible(value, len(calibrating)) for _, value, _ in self._asked(exits))
         if before == "others" or (before != "these" and something_chooses and divided):
             return "others", apart
         return ("these" if before == "these" or something_chooses else "nothing"), None
 
-    def _told(self, recordings: list[str], apart: Tensor | None, they_chose: bool) -> str:
+    def _possible(self, share: float, recordings: int) -> bool:
+        """Whether so many recordings can promise a share, if nothing is wrong with any."""
+        return Target(max_drop=share, confidence=self.target.confidence).possible(recordings)
+
+    def _told(self, recordings: list[str], apart: Tensor | None, they_chose: bool, exits: int) -> str:
         """How many videos and recordings calibrate, and what they are too few for."""
         calibrating = [name for n, name in enumerate(recordings) if apart is None or apart[n]]
         told = f"{counted(calibrating)} of val calibrate"
         if apart is not None:
             told += f", {len(recordings) - len(calibrating)} choose the checkpoint"
-        if self.target.promises and (they_chose or not self.target.possible(len(set(calibrating)))):
-            rule, value, confidence = self.target.rule, self.target.value, self.target.confidence or 0.95
+        confidence = self.target.confidence or 0.95
+        unit = "recordings" if len(set(recordings)) < len(recordings) else "videos"
+        for rule, value, otherwise in self._asked(exits):
+            if not they_chose and self._possible(value, len(set(calibrating))):
+                continue
             needed = videos_needed(value, confidence)
-            unit = "recordings" if len(set(recordings)) < len(recordings) else "videos"
             takes = f"{needed} {unit}"
             if they_chose:
                 takes = f"about {math.ceil(needed / CALIBRATING)} {unit}, two thirds of which do not choose"
-            told += (
-                f"; to promise {rule} {100 * value:g} % with {100 * confidence:g} % confidence takes {takes}, so "
-                "checkpoints will hold full inference; ways on: a budget, or calibration.confidence null, which "
-                "promises nothing"
-            )
+            promise = f"to promise {rule} {100 * value:g} % with {100 * confidence:g} % confidence"
+            told += f"; {promise} takes {takes}, so {otherwise}"
         return told
 
 

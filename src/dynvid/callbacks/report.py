@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dynvid import __version__, strict_json
-from dynvid.calibration import OperatingPoint, operate
+from dynvid.calibration import OperatingPoint, Reject, operate
 from dynvid.callbacks.loggers import log_picture
 from dynvid.checkpoint import described, read_checkpoint
 from dynvid.metrics import FlopsAccuracy, draw_legend, plot_curve
@@ -53,16 +53,21 @@ class FlopsAccuracyReport(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say where the best checkpoint is, or the last where nothing was monitored, and what it promises."""
-        saved = trainer.checkpoint_callback
-        path = getattr(saved, "best_model_path", "") or getattr(saved, "last_model_path", "")
+        callback = trainer.checkpoint_callback
+        path = getattr(callback, "best_model_path", "") or getattr(callback, "last_model_path", "")
         if not path or not trainer.is_global_zero:
             return
         print(f"checkpoint: {printable(path)}")
-        plain = described(read_checkpoint(path), path).get("operating_point") if Path(path).is_file() else None
-        if plain is not None:
-            point = OperatingPoint.from_plain(plain)
+        saved = described(read_checkpoint(path), path) if Path(path).is_file() else {}
+        if saved.get("operating_point") is not None:
+            point = OperatingPoint.from_plain(saved["operating_point"])
             print(f"operating point: {printable(point)}")
             if offered := point.offered():
+                print(offered)
+        if saved.get("reject") is not None:
+            reject = Reject.from_plain(saved["reject"])
+            print(f"answers: {printable(reject)}")
+            if offered := reject.offered():
                 print(offered)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -109,7 +114,7 @@ class FlopsAccuracyReport(pl.Callback):
         print_summary(summary)
         print(f"outputs: {printable(table)}")
         print(f"picture: {printable(folder / 'flops_accuracy.png')}")
-        for line in ("warning", "promised", "happened"):
+        for line in ("warning", "promised", "happened", "answered"):
             if report["headline"][line]:
                 print(printable(report["headline"][line]))
         print(f"report: {printable(folder / 'report.html')}")

@@ -10,7 +10,7 @@ from dynvid.module import DynamicInferenceModule
 from dynvid.multilabel import SEPARATOR, names_of, plain_labels
 from dynvid.text import printable
 
-COLUMNS = ("path", "label", "probability", "frames", "depth", "gmacs")
+COLUMNS = ("path", "label", "probability", "frames", "depth", "gmacs", "answered")
 
 
 class PredictionWriter(pl.Callback):
@@ -20,7 +20,7 @@ class PredictionWriter(pl.Callback):
 
     Example:
         >>> PredictionWriter().columns
-        ('path', 'label', 'probability', 'frames', 'depth', 'gmacs')
+        ('path', 'label', 'probability', 'frames', 'depth', 'gmacs', 'answered')
     """
 
     columns = COLUMNS
@@ -54,8 +54,9 @@ class PredictionWriter(pl.Callback):
         for row, path in enumerate(outputs["path"]):
             k = int(outputs["exit"][row])
             label = SEPARATOR.join(names_of(labels[row], names))
+            answered = str(bool(outputs["answered"][row])).lower()
             values = [label, f"{float(outputs['probability'][row]):.4f}"]
-            csv.writer(self._file).writerow([path, *values, *net.route[k], f"{net.gmacs[k]:.6g}"])
+            csv.writer(self._file).writerow([path, *values, *net.route[k], f"{net.gmacs[k]:.6g}", answered])
         self._file.flush()
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -11,7 +11,9 @@ from torch import Tensor
 from dynvid.calibration import (
     ChosenBy,
     OperatingPoint,
+    Reject,
     Target,
+    check_max_error,
     counted,
     find_point,
     fit_temperatures,
@@ -21,7 +23,7 @@ from dynvid.calibration import (
     num_candidates,
     whole_curve,
 )
-from dynvid.checkpoint import read_checkpoint
+from dynvid.checkpoint import is_calibrated, read_checkpoint
 from dynvid.commands.parser import DataOfConfig, Parser
 from dynvid.commands.source import Source, find_source, record
 from dynvid.data import VideoDataModule
@@ -46,6 +48,8 @@ def run(arguments: list[str]) -> int:
     checkpoint = read_checkpoint(options.checkpoint)
     module = DynamicInferenceModule.load_from_checkpoint(options.checkpoint)
     target = _target(options)
+    if options.max_error is not None:
+        _check_max_error(options, is_calibrated(checkpoint))
     profile = _profile(options, module)
     if options.thresholds:
         _by_hand(options.thresholds, len(module.net.route))
@@ -53,28 +57,33 @@ def run(arguments: list[str]) -> int:
     table = output.with_suffix(".parquet")
     if table == output:
         raise InputError(f"--output {printable(output)}: a checkpoint, such as {printable(table.with_suffix('.ckpt'))}")
-    source, unreadable = find_source(options, parser, module, target), 0
+    promises = (target is not None and target.promises) or (options.max_error is not None and options.confidence)
+    source, unreadable = find_source(options, parser, module, bool(promises)), 0
     for path in [output, *([table] if isinstance(source, Source) else [])]:
         if path.exists():
             raise InputError(f"{printable(path)}: exists already; name another file with --output")
     if isinstance(source, Source):
         outputs, left_out = record(module, source)
         unreadable = source.unreadable + left_out
-        thresholds, curve, policy, point = _calibrated(options, module, target, profile, outputs)
-        policy.thresholds.copy_(thresholds)
-        outputs.under(policy, point).save(table)
+        thresholds, curve, policy, point, reject = _calibrated(options, module, target, profile, outputs)
+        outputs.under(policy, point, reject).save(table)
         print(f"outputs: {printable(table)} (calibrates again in seconds with --outputs)")
     else:
-        thresholds, curve, policy, point = _calibrated(options, module, target, profile, source)
+        thresholds, curve, policy, point, reject = _calibrated(options, module, target, profile, source)
     checkpoint["state_dict"] |= {"policy.thresholds": thresholds, "curve_thresholds": curve}
     checkpoint["dynvid"] |= {
         "score": policy.score_name,
         "temperatures": list(policy.temperatures),
         "calibrated": True,
         "operating_point": point.plain(),
+        "reject": None if reject is None else reject.plain(),
     }
     WholeFiles().save_checkpoint(checkpoint, output)
     _say(module, thresholds, policy, point, profile)
+    if reject is not None:
+        print(f"answers: {printable(reject)}")
+        if offered := reject.offered():
+            print(offered)
     print(f"checkpoint: {printable(output)}")
     return int(unreadable > 0)
 
@@ -119,7 +128,14 @@ def _parser() -> Parser:
         help="Regular expression; what it finds in a path of --videos names the recording that the clip was cut from.",
     )
     parser.add_argument("--thresholds", nargs="+", type=str, help="One per exit but the last, by hand; inf: it is off.")
-    parser.add_argument("--confidence", type=float | None, default=0.95, help="Of the promise; null for none.")
+    parser.add_argument(
+        "--max-error",
+        "--max_error",
+        type=float | None,
+        help="Share of wrong answers permitted among those given; the least sure are withheld. Beside the others, or "
+        "alone, which leaves the thresholds as they are.",
+    )
+    parser.add_argument("--confidence", type=float | None, default=0.95, help="Of the promises; null for none.")
     parser.add_argument("--score", type=Score | None, help="How sure an exit is; that of the checkpoint by default.")
     parser.add_argument(
         "--temperature", type=bool | None, help="Fit a temperature per exit, or do without; as it is by default."
@@ -150,9 +166,10 @@ def _target(options: Any) -> Target | None:
         raise InputError(f"--{sources[0]} beside --{sources[1]}: give one of them")
     if options.thresholds:
         return None
-    if len(asked) != 1:
+    if len(asked) > 1 or (not asked and options.max_error is None):
         raise InputError(
-            "calibrate needs one of --max-drop, --max-disagreement, --budget, --budget-ms and --thresholds"
+            "calibrate needs one of --max-drop, --max-disagreement, --budget, --budget-ms and --thresholds, or "
+            "--max-error"
         )
     if not sources:
         raise InputError("calibrate needs videos: --config with the data that fit validated on, --videos, or --outputs")
@@ -162,7 +179,29 @@ def _target(options: Any) -> Target | None:
         raise InputError(
             "--max-drop needs labels, which --videos does not have: use --max-disagreement, which bounds it"
         )
-    return Target(**asked, confidence=options.confidence)
+    return Target(**asked, confidence=options.confidence) if asked else None
+
+
+def _check_max_error(options: Any, calibrated: bool) -> None:
+    """Refuse what does not go with --max-error.
+
+    Raises:
+        InputError: It is out of its range; there are no labels; or it is alone, and there is nothing to leave as it is.
+    """
+    check_max_error(options.max_error, options.confidence)
+    if options.videos:
+        raise InputError("--max-error needs labels, which --videos does not have: use --config or --outputs")
+    if not (options.config or options.outputs):
+        raise InputError("--max-error needs videos: --config with the data that fit validated on, or --outputs")
+    names = ("max_drop", "max_disagreement", "budget", "budget_ms", "thresholds")
+    if all(options[name] is None for name in names):
+        changed = [f"--{name}" for name in ("score", "temperature", "cost") if options[name] is not None]
+        if changed:
+            raise InputError(f"{changed[0]} changes what thresholds mean: ask for new ones, with --max-drop or another")
+        if not calibrated:
+            raise InputError(
+                "--max-error alone leaves thresholds as they are, and this checkpoint has none: --max-drop"
+            )
 
 
 def _profile(options: Any, module: DynamicInferenceModule) -> Profile | None:
@@ -183,9 +222,12 @@ def _profile(options: Any, module: DynamicInferenceModule) -> Profile | None:
 
 def _beside(options: Any, target: Target | None) -> Path:
     """The name of the new checkpoint: that of the old one, with what was asked for."""
-    asked = ["thresholds"] if target is None else [f"{target.rule}-{target.value:g}"]
-    if target is not None and target.rule in ("max_drop", "max_disagreement") and target.confidence != 0.95:
-        asked.append("no-promise" if target.confidence is None else f"{target.confidence:g}")
+    asked = ["thresholds"] if options.thresholds else []
+    asked += [f"{target.rule}-{target.value:g}"] if target is not None else []
+    asked += [f"max_error-{options.max_error:g}"] if options.max_error is not None else []
+    promises = options.max_error is not None or (target is not None and target.rule in ("max_drop", "max_disagreement"))
+    if promises and options.confidence != 0.95:
+        asked.append("no-promise" if options.confidence is None else f"{options.confidence:g}")
     asked += ["ms"] if options.cost == "ms" and options.budget_ms is None else []
     asked += [options.score] if options.score else []
     asked += ["temperature"] if options.temperature else []
@@ -199,8 +241,8 @@ def _calibrated(
     target: Target | None,
     profile: Profile | None,
     outputs: Outputs | None,
-) -> tuple[Tensor, Tensor, ThresholdPolicy, OperatingPoint]:
-    """Thresholds (K,), those of the curve (M, K), the policy without them, and what is known of them.
+) -> tuple[Tensor, Tensor, ThresholdPolicy, OperatingPoint, Reject | None]:
+    """Thresholds (K,), those of the curve (M, K), the policy, what is known of them, and which answers are withheld.
 
     Raises:
         InputError: The videos cannot promise what is asked for, or lack labels that it takes.
@@ -230,9 +272,15 @@ def _calibrated(
     if outputs is None:
         thresholds = _by_hand(options.thresholds, exits)
         full = bool(thresholds[:-1].isposinf().all())
-        return thresholds, curve, policy, OperatingPoint("thresholds", full_inference=full)
+        policy.thresholds.copy_(thresholds)
+        return thresholds, curve, policy, OperatingPoint("thresholds", full_inference=full), None
     outputs = outputs.under(policy, None)
     print(f"calibration: {counted(outputs.recordings)} of {printable(outputs.split)}")
+    if target is None and not options.thresholds:
+        kept = outputs.under(module.policy, module.point)
+        thresholds, curve = module.policy.thresholds, module.curve_thresholds
+        point = module.point or OperatingPoint("thresholds")
+        return thresholds, curve, kept.policy, point, kept.rejected(options.max_error, options.confidence, chosen_by)
     lost = outputs.lost(with_labels=outputs.labelled and options.max_disagreement is None)
     curve = whole_curve(outputs.scores, ~lost, outputs.gmacs if profile is None else profile.milliseconds)
     if target is None:
@@ -252,7 +300,11 @@ def _calibrated(
             profile,
         )
     point = replace(point, listing=listing_of(outputs.paths), differing=outputs.differing(thresholds))
-    return thresholds, curve, policy, point
+    policy.thresholds.copy_(thresholds)
+    reject = None
+    if options.max_error is not None:
+        reject = outputs.under(policy, point).rejected(options.max_error, options.confidence, chosen_by)
+    return thresholds, curve, policy, point, reject
 
 
 def _by_hand(given: list[str], exits: int) -> Tensor:

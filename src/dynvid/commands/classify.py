@@ -170,8 +170,8 @@ def classify_video(module: "DynamicInferenceModule | Recognizer", path: str | Pa
 
     Returns:
         `path`, `label`, `probability`, the exit taken as `frames` (which is the number of frames read) and `depth`,
-        `gmacs` spent, `saved`, the share of full inference's GMACs not spent, `milliseconds`, and `labels`, the names
-        of the label.
+        `gmacs` spent, `saved`, the share of full inference's GMACs not spent, `milliseconds`, `labels`, the names of
+        the label, and `answered`, false where the label is only the best guess.
 
     Raises:
         VideoError: The file cannot be read.
@@ -180,7 +180,7 @@ def classify_video(module: "DynamicInferenceModule | Recognizer", path: str | Pa
 
     if not isinstance(module, Recognizer):
         sampling = module.sampling
-        module = Recognizer(module.net, module.policy, module.class_names)
+        module = Recognizer(module.net, module.policy, module.class_names, reject=module.reject)
         module.preparation = module.preparation._replace(sampling=sampling)
     return {"path": str(path), **_row(module, module(path))}
 
@@ -195,6 +195,7 @@ def _row(recognizer: "Recognizer", result: "Recognition") -> dict[str, Any]:
         "saved": 1 - result.gmacs / recognizer.full_gmacs,
         "milliseconds": result.milliseconds,
         "labels": list(result.labels),
+        "answered": result.answered,
     }
 
 
@@ -213,7 +214,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         path = Text(printable(row["path"]))  # as text, in which brackets and colons mean nothing
         exit_taken = f"{row['frames']}x{row['depth']}"
         cells = [f"{row['gmacs']:.4g}", f"{100 * row['saved']:z.1f} %", str(row["frames"])]
-        table.add_row(path, Text(printable_label(row["label"])), f"{row['probability']:.3f}", exit_taken, *cells)
+        label = printable_label(row["label"])
+        label = label if row["answered"] else f"unsure (best guess {label})"
+        table.add_row(path, Text(label), f"{row['probability']:.3f}", exit_taken, *cells)
     if table.rows:
         Console(width=None if sys.stdout.isatty() else 4096).print(table)  # no line is broken on its way to a file
     for row in rows:

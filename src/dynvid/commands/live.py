@@ -119,6 +119,7 @@ def _row(answer: "LiveAnswer", frames: "LiveFrames") -> dict[str, Any]:
         "timestamp": answer.timestamp,
         "label": answer.label,
         "probability": answer.probability,
+        "answered": answer.answered,
         "frames": answer.exit.frames,
         "depth": answer.exit.depth,
         "start": answer.start,
@@ -155,7 +156,9 @@ class _Shown:
             print(strict_json.dumps(row), flush=True)
             return
         mark = "=" if row["final"] else "~"
-        line = f"{row['timestamp']:9.2f} s  {mark} {printable_label(row['label'])}  {row['probability']:.3f}"
+        label = printable_label(row["label"])
+        label = label if row["answered"] else f"unsure (best guess {label})"
+        line = f"{row['timestamp']:9.2f} s  {mark} {label}  {row['probability']:.3f}"
         line += f"  exit {row['frames']}x{row['depth']}  {row['gmacs']:.4g} GMACs"
         if self._over:
             print("\r" + line.ljust(self._width), end="", flush=True)

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader
 
-from dynvid.calibration import Target
 from dynvid.commands.parser import Parser
 from dynvid.commands.recordings import name_recordings
 from dynvid.commands.search import search
@@ -40,7 +39,7 @@ class Source(NamedTuple):
 
 
 def find_source(
-    options: Any, parser: Parser, module: DynamicInferenceModule, target: Target | None
+    options: Any, parser: Parser, module: DynamicInferenceModule, promises: bool
 ) -> Source | Outputs | None:
     """The videos that calibrate, or what was recorded of them; None where there are none.
 
@@ -57,7 +56,7 @@ def find_source(
         if outputs.split == "test":
             raise InputError(f"{printable(path)}: thresholds are never chosen on test data; use validation's")
         if outputs.split == "val":
-            _refuse_others(module, target, str(outputs.run.get("listing", "")))
+            _refuse_others(module, promises, str(outputs.run.get("listing", "")))
         return outputs
     if options.videos:
         found, _ = search(options.videos)
@@ -96,7 +95,7 @@ def find_source(
         if module.class_names and data.class_names != module.class_names:
             raise InputError("the data has other classes than the checkpoint knows")
         loader = data.val_dataloader()
-        _refuse_others(module, target, listing(loader))
+        _refuse_others(module, promises, listing(loader))
         return Source(loader, loader.dataset.videos, "val")
     return None
 
@@ -138,13 +137,13 @@ def record(module: DynamicInferenceModule, source: Source) -> tuple[Outputs, int
     return outputs, left_out
 
 
-def _refuse_others(module: DynamicInferenceModule, target: Target | None, listed: str) -> None:
+def _refuse_others(module: DynamicInferenceModule, promises: bool, listed: str) -> None:
     """Only the videos that `fit` validated on, less those that chose, can promise anything as a validation split.
 
     Raises:
         InputError: A promise is asked for of others, or of those that chose the checkpoint.
     """
-    if target is None or not target.promises:
+    if not promises:
         return
     ways = "take others (--videos), fit again with the promise, or take --confidence null, which promises nothing"
     if module.chosen_by in (None, "these"):

@@ -73,6 +73,8 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         balanced: Draw training videos so that all classes come equally often, those of rare classes again and again;
             an epoch is as long as without. Or weigh the loss instead (`ExitLoss(class_weights="balanced")`). A video of
             several classes is drawn as often as the rarest of them asks; one of none as if that were a class.
+        background: The class of videos that show none of the others, as it is named. It is trained as any class;
+            timelines make no event of it, and reports count false alarms and what it took from the others.
 
     Attributes:
         multi_label: Whether labels are sets.
@@ -101,6 +103,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         test_crops: Literal[1, 3] = 1,
         sampling: Sampling = "center",
         balanced: bool = False,
+        background: str | None = None,
     ) -> None:
         super().__init__()
         for name, value, fits, meant in (
@@ -135,6 +138,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         self.test_crops = test_crops
         self.sampling = sampling
         self.balanced = balanced
+        self.background = background
         self.missing: dict[Split, list[str]] = {}
         self.excluded: dict[Split, list[str]] = {}
         self.skipped: dict[str, str] = {}
@@ -252,6 +256,8 @@ class VideoDataModule(pl.LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         """Say before training how many videos there are, split by split, and how many of the listed are left out."""
         self._ready = {}
+        if self.background is not None and self.background not in self.class_names:
+            raise InputError(f"background={printable(self.background)}: no class, which are {_some(self.class_names)}")
         if stage == "fit":
             with self._one_look("train", "val", "test"):
                 found: dict[Split, list[Video]] = {"train": self.videos("train")}

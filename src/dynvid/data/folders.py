@@ -76,6 +76,7 @@ class VideoFolderDataModule(VideoDataModule):
         test_crops: Literal[1, 3] = 1,
         sampling: Sampling = "center",
         balanced: bool = False,
+        background: str | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -94,6 +95,7 @@ class VideoFolderDataModule(VideoDataModule):
             test_crops=test_crops,
             sampling=sampling,
             balanced=balanced,
+            background=background,
         )
         self.annotations = self.root / annotations if annotations is not None else None
         if self.annotations and group is not None:

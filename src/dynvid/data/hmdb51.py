@@ -45,6 +45,7 @@ class HMDB51DataModule(VideoDataModule):
         test_crops: Literal[1, 3] = 1,
         sampling: Sampling = "center",
         balanced: bool = False,
+        background: str | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -63,6 +64,7 @@ class HMDB51DataModule(VideoDataModule):
             test_crops=test_crops,
             sampling=sampling,
             balanced=balanced,
+            background=background,
         )
         self.annotations = self.root / annotations
         self.split = split

@@ -52,6 +52,7 @@ class KineticsDataModule(VideoDataModule):
         test_crops: Literal[1, 3] = 1,
         sampling: Sampling = "center",
         balanced: bool = False,
+        background: str | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -70,6 +71,7 @@ class KineticsDataModule(VideoDataModule):
             test_crops=test_crops,
             sampling=sampling,
             balanced=balanced,
+            background=background,
         )
         self.annotations = self.root / annotations
 

@@ -57,6 +57,7 @@ class VideoListDataModule(VideoDataModule):
         test_crops: Literal[1, 3] = 1,
         sampling: Sampling = "center",
         balanced: bool = False,
+        background: str | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -75,6 +76,7 @@ class VideoListDataModule(VideoDataModule):
             test_crops=test_crops,
             sampling=sampling,
             balanced=balanced,
+            background=background,
         )
         self.lists = {"train": train_list, "val": val_list, "test": test_list}
         self.classes = self.root / classes

@@ -47,6 +47,7 @@ class SomethingSomethingV1DataModule(VideoDataModule):
         test_crops: Literal[1, 3] = 1,
         sampling: Sampling = "center",
         balanced: bool = False,
+        background: str | None = None,
     ) -> None:
         super().__init__(
             _inside(root, "v1"),
@@ -65,6 +66,7 @@ class SomethingSomethingV1DataModule(VideoDataModule):
             test_crops=test_crops,
             sampling=sampling,
             balanced=balanced,
+            background=background,
         )
         self.annotations = Path(root) / annotations
 
@@ -118,6 +120,7 @@ class SomethingSomethingV2DataModule(VideoDataModule):
         test_crops: Literal[1, 3] = 1,
         sampling: Sampling = "center",
         balanced: bool = False,
+        background: str | None = None,
     ) -> None:
         super().__init__(
             _inside(root, "v2"),
@@ -136,6 +139,7 @@ class SomethingSomethingV2DataModule(VideoDataModule):
             test_crops=test_crops,
             sampling=sampling,
             balanced=balanced,
+            background=background,
         )
         self.annotations = Path(root) / annotations
         self.test_list = test_list

@@ -154,6 +154,7 @@ class SyntheticDataModule(VideoFolderDataModule):
         test_crops: Literal[1, 3] = 1,
         sampling: Sampling = "center",
         balanced: bool = False,
+        background: str | None = None,
     ) -> None:
         if size % 2:
             raise InputError(f"size={size}: H.264 needs an even number of pixels")
@@ -173,6 +174,7 @@ class SyntheticDataModule(VideoFolderDataModule):
             test_crops=test_crops,
             sampling=sampling,
             balanced=balanced,
+            background=background,
         )
         self.min_area = 0.7  # as the centre crop of the test: a smaller part would not show the whole motion
         self.clips_per_class, self.clip_frames, self.clip_seed = clips_per_class, clip_frames, seed

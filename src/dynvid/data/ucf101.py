@@ -44,6 +44,7 @@ class UCF101DataModule(VideoDataModule):
         test_crops: Literal[1, 3] = 1,
         sampling: Sampling = "center",
         balanced: bool = False,
+        background: str | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -62,6 +63,7 @@ class UCF101DataModule(VideoDataModule):
             test_crops=test_crops,
             sampling=sampling,
             balanced=balanced,
+            background=background,
         )
         self.annotations = self.root / annotations
         self.split = split

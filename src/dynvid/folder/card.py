@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import dynvid
-from dynvid.calibration import OperatingPoint
+from dynvid.calibration import OperatingPoint, Reject
 from dynvid.errors import InputError
 from dynvid.folder.files import Int8
 from dynvid.nets import ExitNet
@@ -63,11 +63,12 @@ def model_card(checkpoint: Mapping[str, Any], net: ExitNet, more: Card | None = 
         f"Labels videos{sets} by up to {net.num_frames} frames of {net.input_size} x {net.input_size} pixels, and "
         f"stops at the first of {len(net.route)} exits that is sure enough (shift {text(given['shift'])}).",
         f"**Operating point:** {text(promise)}.",
+        *([f"**Answers:** {text(Reject.from_plain(saved['reject']))}."] if saved.get("reject") is not None else []),
         _usage(more.graphs),
         _exits(checkpoint, net),
         *([_figures(more.report)] if more.report is not None else []),
         *([_int8(more.int8)] if more.int8 is not None else []),
-        _classes(saved["class_names"], net.num_classes),
+        _classes(saved["class_names"], net.num_classes, saved.get("background")),
         f"Written by dynvid {dynvid.__version__}.",
     ]
     return "\n\n".join(part.rstrip("\n") for part in said) + "\n"
@@ -173,11 +174,12 @@ def _int8(int8: Int8) -> str:
     return "\n".join(rows)
 
 
-def _classes(names: Sequence[str] | None, count: int) -> str:
+def _classes(names: Sequence[str] | None, count: int, background: str | None) -> str:
     if names is None:
         return f"## Classes\n\n{count}, without names."
     more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return f"## Classes\n\n{', '.join(map(text, names[:LISTED]))}{more}"
+    none = "" if background is None else f"\n\nVideos that show none of the others are {text(background)}."
+    return f"## Classes\n\n{', '.join(map(text, names[:LISTED]))}{more}{none}"
 
 
 def _share(value: float, interval: Sequence[float]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from dynvid.calibration import Audit
+from dynvid.calibration import Audit, Reject, reject_level
 from dynvid.data.transforms import decode_size, eval_transform
 from dynvid.errors import InputError
 from dynvid.inference.runtimes import Program
@@ -38,6 +38,7 @@ class LiveAnswer(NamedTuple):
         missing: Frames of the window so far that did not come in time, so that an older one stands in their place.
         gap: Seconds without frames that made this window begin anew; 0 for others.
         labels: The names in the label, one each.
+        answered: Whether the label is an answer; where it is not, it is too unsure to be one.
     """
 
     stream: Hashable
@@ -54,6 +55,7 @@ class LiveAnswer(NamedTuple):
     missing: int
     gap: float
     labels: tuple[str, ...] = ()
+    answered: bool = True
 
 
 @dataclass(eq=False)
@@ -99,6 +101,7 @@ class LiveRecognizer:
             follow one another are much alike: one long scene can raise the alarm. Not with `continual`.
         continual: Never reset the net; it takes its frames in their order, with the online shift or none, and has a
             head per depth.
+        reject: Which answers are withheld.
 
     Attributes:
         short_side: The short side in pixels that frames are shrunk to; larger ones may be given.
@@ -135,6 +138,7 @@ class LiveRecognizer:
         max_gmacs: float | None = None,
         audit: Audit | None = None,
         continual: bool = False,
+        reject: Reject | None = None,
     ) -> None:
         if continual and audit is not None:
             raise InputError("audit goes without continual: frames that it takes further change the answers after it")
@@ -149,6 +153,7 @@ class LiveRecognizer:
         if deadline_ms is not None and not deadline_ms >= 0:  # nor is nan
             raise InputError(f"deadline_ms={deadline_ms}: 0 or more")
         self.class_names, self.window, self.hop = class_names, window, hop
+        self._level = reject_level(reject)
         self.short_side = decode_size(net.input_size)
         self._num_frames, self._interval = frames, window / frames
         self._transform = eval_transform(net.input_size)
@@ -271,4 +276,5 @@ class LiveRecognizer:
             missing=sum(list(stream.missing)[-come:]),
             gap=0.0 if window.start else stream.gap,
             labels=names,
+            answered=said.probability >= self._level,
         )

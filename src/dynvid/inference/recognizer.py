@@ -9,8 +9,14 @@ from typing import Literal, NamedTuple, Self
 
 import torch
 
-from dynvid.calibration import Audit, OperatingPoint
-from dynvid.checkpoint import is_calibrated, net_from_checkpoint, policy_from_checkpoint, read_checkpoint
+from dynvid.calibration import Audit, OperatingPoint, Reject, reject_level
+from dynvid.checkpoint import (
+    is_calibrated,
+    net_from_checkpoint,
+    policy_from_checkpoint,
+    read_checkpoint,
+    reject_from_checkpoint,
+)
 from dynvid.data.dataset import Skipped
 from dynvid.data.reading.reader import FrameReader
 from dynvid.errors import DynvidError, InputError
@@ -63,6 +69,7 @@ class Recognition(NamedTuple):
         trace: One entry per exit passed, the one taken included.
         path: What the video is called: its path, or `<bytes>`.
         labels: The names in the label, one each: of the empty set none, and one where labels are no sets.
+        answered: Whether the label is an answer; where it is not, it is too unsure to be one (`Recognizer.reject`).
     """
 
     label: str
@@ -74,6 +81,7 @@ class Recognition(NamedTuple):
     trace: tuple[Passed, ...]
     path: str
     labels: tuple[str, ...] = ()
+    answered: bool = True
 
 
 class Recognizer(Shared):
@@ -89,6 +97,9 @@ class Recognizer(Shared):
         audit: Share of videos that are taken on to the last exit when they have got their answer, to see whether the
             promise of `point` is kept (see `dynvid.calibration.Audit`, which it may be too); not those with limits of
             their own.
+        reject: Which answers are withheld. It is of these thresholds, and of walks that limits do not end early: what
+            such a walk says is judged by the same probability, but nothing is promised of it.
+        background: The class of videos that show none of the others.
 
     Attributes:
         audit: What the audited videos say so far, by `print(recognizer.audit)`; None without audit.
@@ -117,6 +128,8 @@ class Recognizer(Shared):
         point: OperatingPoint | None = None,
         calibrated: bool = True,
         audit: float | Audit | None = None,
+        reject: Reject | None = None,
+        background: str | None = None,
     ) -> None:
         policy = policy or ThresholdPolicy(len(net.route))
         if policy.num_exits != len(net.route):
@@ -125,7 +138,10 @@ class Recognizer(Shared):
             raise InputError(f"{len(class_names)} class names, the net has {net.num_classes} classes")
         self.net, self.policy = net.eval(), policy.to(net.device)
         self.class_names = None if class_names is None else list(class_names)
+        if background is not None and background not in (class_names or ()):
+            raise InputError(f"background={printable(background)}: not the name of a class")
         self.recipe, self.point, self.calibrated = recipe, point, calibrated
+        self.reject, self.background = reject, background
         self.audit = Audit(audit, point) if isinstance(audit, int | float) else audit
         self.preparation = Preparation(net.num_frames, net.input_size)
         self._loaded: Loaded | None = None
@@ -165,8 +181,9 @@ class Recognizer(Shared):
         policy = policy_from_checkpoint(checkpoint)
         saved = checkpoint["dynvid"]
         point = None if saved.get("operating_point") is None else OperatingPoint.from_plain(saved["operating_point"])
-        if precision == "auto" and point is not None and point.promised:
-            precision = "float32"  # rounding moves labels and exits, and the promise knows nothing of it
+        reject = reject_from_checkpoint(checkpoint)
+        if precision == "auto" and any(promise is not None and promise.promised for promise in (point, reject)):
+            precision = "float32"  # rounding moves labels and exits, and a promise knows nothing of it
         calibrated = is_calibrated(checkpoint)
         taken: ExitNet | Program
         if runtime == "torch":
@@ -175,8 +192,9 @@ class Recognizer(Shared):
             taken, recipe, other = load_program(place, net, runtime, precision, optimize, device)
             if other is not None:
                 policy = policy.at(other.thresholds)
-                point, calibrated = other.point, True
-        recognizer = cls(taken, policy, saved["class_names"], recipe, point, calibrated, audit)
+                point, calibrated, reject = other.point, True, None  # found without labels, which a reject takes
+        given = (taken, policy, saved["class_names"], recipe, point, calibrated, audit, reject)
+        recognizer = cls(*given, saved.get("background"))
         recognizer.preparation = recognizer.preparation._replace(sampling=saved.get("sampling", "center"))
         if saved.get("gmacs"):
             *recognizer.gmacs, recognizer.full_gmacs = saved["gmacs"]
@@ -186,8 +204,10 @@ class Recognizer(Shared):
     def notes(self) -> list[str]:
         """What a user should know before it labels anything, a line each: no thresholds, or rounded answers."""
         lines = [] if self.calibrated else ["not calibrated: every video gets full inference"]
+        if self.reject is not None and self.reject.threshold is None:
+            lines.append(printable(self.reject))
         if self.recipe and self.recipe.precision == "bfloat16":
-            promised = self.point is not None and self.point.promised
+            promised = any(promise is not None and promise.promised for promise in (self.point, self.reject))
             what = "its promise was made in float32" if promised else "exact"
             lines.append(f"{self.recipe}; {what}: --precision float32")
         return lines
@@ -213,10 +233,11 @@ class Recognizer(Shared):
         if isinstance(self.net, Program):
             raise InputError("a program given by hand has no weights: save the net that it was exported from")
         given = self.net, self.policy, self.class_names, self.point, self.calibrated, self.preparation.sampling
-        save_model(folder, as_checkpoint(*given), "this net", runtimes)
+        save_model(folder, as_checkpoint(*given, self.reject, self.background), "this net", runtimes)
 
     def _given(self) -> Given:
-        return Given.of(self.policy, self.class_names, self.point, self.preparation.sampling)
+        sampling = self.preparation.sampling
+        return Given.of(self.policy, self.class_names, self.point, sampling, self.reject, self.background)
 
     def __call__(self, video: Source, max_gmacs: float | None = None, deadline_ms: float | None = None) -> Recognition:
         """Label one video.
@@ -282,8 +303,8 @@ class Recognizer(Shared):
         Raises:
             ValueError: An argument is out of its range or does not fit the net, or another runtime than torch runs it.
         """
-        limits = (deadline_ms, max_gmacs)
-        return LiveRecognizer(self.net, self.policy, self.class_names, window, hop, *limits, self.audit, continual)
+        given = (window, hop, deadline_ms, max_gmacs, self.audit, continual, self.reject)
+        return LiveRecognizer(self.net, self.policy, self.class_names, *given)
 
     def _many(
         self, videos: Iterable[Source], batch_size: int, workers: int, limits: Limits
@@ -344,7 +365,8 @@ class Recognizer(Shared):
     def _said(self, answers: list[Answer], path: str) -> Recognition:
         passed = tuple(map(self._passed, answers))
         exit, label, probability, gmacs, milliseconds, labels = passed[-1]
-        return Recognition(label, probability, exit, exit.frames, gmacs, milliseconds, passed, path, labels)
+        answered, spent = probability >= reject_level(self.reject), (exit.frames, gmacs, milliseconds)
+        return Recognition(label, probability, exit, *spent, passed, path, labels, answered)
 
     def _passed(self, answer: Answer) -> Passed:
         names, k = names_of(answer.label, self.class_names), answer.position

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
-from dynvid.calibration import OperatingPoint, num_candidates
+from dynvid.calibration import OperatingPoint, Reject, num_candidates
 from dynvid.checkpoint import fingerprint, net_from_checkpoint, read_checkpoint
 from dynvid.data.sampling import Sampling
 from dynvid.errors import InputError, MissingFileError
@@ -119,6 +119,8 @@ class Given(NamedTuple):
         class_names: Names of the classes.
         point: What the thresholds were asked to do.
         multi_label: Whether labels are sets.
+        reject: Which answers are withheld.
+        background: The class of videos that show none of the others.
     """
 
     thresholds: list[float]
@@ -128,6 +130,8 @@ class Given(NamedTuple):
     class_names: list[str] | None
     point: OperatingPoint | None
     multi_label: bool
+    reject: Reject | None
+    background: str | None
 
     @classmethod
     def of(
@@ -136,12 +140,15 @@ class Given(NamedTuple):
         class_names: Sequence[str] | None,
         point: OperatingPoint | None,
         sampling: Sampling,
+        reject: Reject | None,
+        background: str | None,
     ) -> Self:
         """As it is now."""
         names = None if class_names is None else list(class_names)
         temperatures = [float(x) for x in policy.temperatures]
-        thresholds = policy.thresholds.tolist()
-        return cls(thresholds, policy.score_name, temperatures, sampling, names, point, policy.multi_label)
+        thresholds, score = policy.thresholds.tolist(), policy.score_name
+        sets = policy.multi_label
+        return cls(thresholds, score, temperatures, sampling, names, point, sets, reject, background)
 
 
 class Loaded(NamedTuple):
@@ -177,15 +184,15 @@ class Loaded(NamedTuple):
         checkpoint, before = read_checkpoint(self.place), self.given._asdict()
         saved, state = checkpoint["dynvid"], checkpoint["state_dict"]
         changed = {name: value for name, value in now._asdict().items() if value != before[name]}
-        answers = changed.keys() - {"class_names", "point"}  # what labels and exits depend on
+        answers = changed.keys() - {"class_names", "point", "reject", "background"}  # what labels and exits depend on
         other_scores = answers - {"thresholds"}
-        of_int8 = changed.keys() - {"class_names"} if self.int8 else other_scores
+        of_int8 = changed.keys() - {"class_names", "background"} if self.int8 else other_scores
         if of_int8 and (self.place / "int8").is_dir():
             raise InputError(
                 f"{self.place}: {', '.join(sorted(of_int8))} changed by hand: its int8 graphs have thresholds of their "
                 "own, which `dynvid export MODEL NEW_FOLDER --int8 VIDEOS` finds"
             )
-        saved |= {name: changed[name] for name in changed.keys() - {"thresholds", "point"}}
+        saved |= {name: changed[name] for name in changed.keys() - {"thresholds", "point", "reject"}}
         if "thresholds" in changed:
             state["policy.thresholds"], saved["calibrated"] = torch.tensor(now.thresholds), True
         if other_scores:
@@ -193,7 +200,9 @@ class Loaded(NamedTuple):
         point = now.point
         if "point" not in changed and ("thresholds" in changed or (answers and point is not None)):
             point = OperatingPoint("thresholds", full_inference=all(x == torch.inf for x in now.thresholds[:-1]))
+        reject = now.reject if "reject" in changed or not answers else None
         if not self.int8:
+            saved["reject"] = None if reject is None else reject.plain()
             saved["operating_point"] = None if point is None else point.plain()
         graphs_of = self.place if self.place.is_dir() else None
         save_model(folder, checkpoint, self.place, runtimes, graphs_of=graphs_of)
@@ -211,6 +220,8 @@ def as_checkpoint(
     point: OperatingPoint | None = None,
     calibrated: bool = True,
     sampling: Sampling = "center",
+    reject: Reject | None = None,
+    background: str | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint of a net in hand would hold, less what only training knows.
 
@@ -234,6 +245,8 @@ def as_checkpoint(
         "sampling": sampling,
         "gmacs": [*net.gmacs, net.full_gmacs],
         "profiles": [],
+        "reject": None if reject is None else reject.plain(),
+        "background": background,
     }
     checkpoint = {"dynvid": saved, "state_dict": state}
     try:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dynvid.calibration import reject_level
 from dynvid.data.reading.forward import ForwardVideo
 from dynvid.data.transforms import decode_size, eval_transform
 from dynvid.errors import InputError
@@ -27,7 +28,7 @@ from dynvid.inference.windows import Windows
 from dynvid.text import printable
 
 NONE = "none"
-"""The label where nothing is sure enough, or where a class of `NO_CLASS` is."""
+"""The label where nothing is sure enough, answers are withheld, or the background or a class of `NO_CLASS` is."""
 
 NO_CLASS = frozenset({"none", "background", "no action", "no_action"})
 """Names of classes, in lower case, that stand for no class."""
@@ -127,7 +128,8 @@ def timeline(
         hop: Seconds from the start of one window to that of the next, in whole slots; at most a window, by
             default a quarter of one.
         min_length: Segments that are shorter, in seconds, are given to a neighbour; by default half of a window.
-        min_probability: Below it, the label is `none`. Means of windows on both sides of a boundary are low, too.
+        min_probability: Below it, the label is `none`. Means of windows on both sides of a boundary are low, too. So it
+            is where the recognizer withholds the answers of half of the windows, or more.
         max_gmacs: The most that is spent on a window, in GMACs.
         batch_size: Windows that are computed together.
 
@@ -199,7 +201,8 @@ class _Stretch:
         windows: Computes them.
         step: Slots from the start of one window to that of the next.
         slots: Where frames come from.
-        segments: Is given the probabilities of each slot, the mean of the windows over it.
+        segments: Is given the probabilities of each slot, the mean of the windows over it, and after them the share of
+            these windows whose answers are withheld.
     """
 
     def __init__(self, windows: Windows, step: int, slots: Slots, segments: "_Segments") -> None:
@@ -237,9 +240,11 @@ class _Stretch:
         while track.windows:
             window = track.windows.popleft()
             assert window.said is not None
+            withheld = float(window.said.probability < self._segments.level)
+            said = np.append(window.said.probabilities.numpy(), withheld)
             for slot in range(window.start, window.start + self._frames):
                 total, count = self._sums.get(slot, (0.0, 0))
-                self._sums[slot] = total + window.said.probabilities.numpy(), count + 1
+                self._sums[slot] = total + said, count + 1
             found.windows, found.gmacs = found.windows + 1, found.gmacs + window.gmacs
             found.exits[self._windows.route.index(window.said.exit)] += 1
             self._give(window.start)  # the last window of all may begin behind this one, and before the next
@@ -272,7 +277,7 @@ class _Segments:
 
     Args:
         found: Is given the segments.
-        recognizer: Knows the names of the classes.
+        recognizer: Knows the names of the classes, and which answers are withheld.
         min_probability: Below it, the label is `none`.
         min_length: Of a segment, in seconds.
     """
@@ -281,25 +286,27 @@ class _Segments:
         self.found, self._least = found, min_length
         classes = recognizer.net.num_classes
         self._names = [*(recognizer.class_names or map(str, range(classes))), NONE]
-        self._empty = np.array([name.lower() in NO_CLASS for name in self._names[:-1]])
+        self._empty = np.array([n.lower() in NO_CLASS or n == recognizer.background for n in self._names[:-1]])
+        self.level = reject_level(recognizer.reject)
         self._floor = min_probability
         self._before: _Run | None = None  # long enough, or the first of all
         self._run: _Run | None = None
         self._end = 0.0
 
-    def add(self, start: float, end: float, probabilities: NDArray[np.float64] | None) -> None:
-        """The slot from `start` to `end`, in seconds; None where there were no frames."""
+    def add(self, start: float, end: float, said: NDArray[np.float64] | None) -> None:
+        """The slot from `start` to `end`, in seconds, and what windows say of it; None where there were no frames."""
         if start > self._end + (end - start) / 2:
             self.add(self._end, start, None)
         none = len(self._names) - 1
         one = _Run(none, round(start, 6))  # sums of intervals are not exact
         one.end, one.slots = round(end, 6), 1
         one.scores = np.zeros(none + 1)
-        if probabilities is None:
+        if said is None:
             one.scores[-1] = 1.0
         else:
+            probabilities, withheld = said[:-1], said[-1]
             one.scores[:-1] = np.where(self._empty, 0.0, probabilities)
-            one.scores[-1] = max(self._floor, probabilities[self._empty].sum())
+            one.scores[-1] = 1.0 if withheld >= 0.5 else max(self._floor, probabilities[self._empty].sum())
             one.label, one.best = int(one.scores.argmax()), float(probabilities.max())
         self._end = end
         if self._run is None:

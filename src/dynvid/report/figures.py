@@ -99,6 +99,42 @@ def curve_figure(summary: dict[str, Any], published: str | None = None, cost: Co
     return _source(svg)
 
 
+def risk_figure(summary: dict[str, Any]) -> str:
+    """How often answers are wrong, against the share of the videos that is answered.
+
+    Args:
+        summary: What `summarise` gave, with labels.
+    """
+    said = summary["answers"]
+    curves = {name: [(100 * x, 100 * y) for x, y in risk["curve"]] for name, risk in said["risk"].items()}
+    point = said["point"]
+    legend = [("dynamic", "dynamic inference"), ("random", "full inference")]
+    high = max(y for curve in curves.values() for _, y in curve)
+    if point is not None:
+        legend.append(("limit", f"permitted: {100 * point['max_error']:g} %"))
+        high = max(high, 100 * point["max_error"])
+        if point["threshold"] is not None and said["error"] is not None:
+            legend.insert(0, ("point", "what is answered"))
+    areas = ", ".join(f"{name} {100 * said['risk'][name]['area']:.1f} %" for name in ("dynamic", "full"))
+    top, height = 62, 170
+    title = "Wrong among the answered, the surest first"
+    svg = _svg(
+        top + height + 44 + ROW * -(-len(legend) // 2), title, f"{_videos(summary)}; mean over all shares: {areas}."
+    )
+    x = Axis(0.0, 100.0, LEFT, RIGHT, [0.0, 20.0, 40.0, 60.0, 80.0, 100.0])
+    ticks = _ticks(0, max(high, 1))
+    y = Axis(0.0, ticks[-1], top + height, top, ticks)
+    _frame(svg, x, y, "wrong among the answered (%)", "share of the videos that is answered (%)")
+    if point is not None:
+        _line(svg, x, y, [(0.0, 100 * point["max_error"]), (100.0, 100 * point["max_error"])], "limit")
+    _line(svg, x, y, curves["dynamic"], "curve")
+    _line(svg, x, y, curves["full"], "random")  # above, since it may be the same, and has gaps
+    if legend[0][0] == "point":
+        _mark(svg, "point", x(100 * said["answered"]), y(100 * said["error"]))
+    _legend(svg, legend, [], top + height + 52)
+    return _source(svg)
+
+
 def shares_figure(summary: dict[str, Any]) -> str:
     """Which share of the videos left at which exit, as one bar."""
     exits = summary["exits"]
@@ -258,10 +294,11 @@ def _legend(svg: Element, entries: Sequence[tuple[str, str]], names: Sequence[tu
         elif name in ("static", "full", "point"):
             _mark(svg, name, left + 10, base)
         else:
+            kind = "curve" if name == "dynamic" else name  # which has no band
             if name == "curve":
                 box = {"x": _n(left), "y": _n(base - 5), "width": "20", "height": "10"}
                 SubElement(svg, "rect", {"class": "band"} | box)
-            SubElement(svg, "path", {"class": name, "d": f"M{_n(left)} {_n(base)}h20"})
+            SubElement(svg, "path", {"class": kind, "d": f"M{_n(left)} {_n(base)}h20"})
         _text(svg, left + 27, base + 4, label, "small")
     top += ROW * -(-len(entries) // 2)
     for n, (number, label) in enumerate(names):

@@ -13,7 +13,7 @@ from dynvid.outputs import Outputs
 from dynvid.published import Dataset
 from dynvid.recall import FIGURES
 from dynvid.report.curve import Thresholds
-from dynvid.report.figures import curve_figure, exits_figure, shares_figure
+from dynvid.report.figures import curve_figure, exits_figure, risk_figure, shares_figure
 from dynvid.report.gallery import make_gallery
 from dynvid.report.summary import summarise
 from dynvid.report.words import percent
@@ -99,6 +99,8 @@ def render_report(
     }
     if summary["time"]:
         figures["time"] = curve_figure(summary, cost="milliseconds")
+    if summary["answers"]["risk"]:
+        figures["risk"] = risk_figure(summary)
     pictures = make_gallery(outputs) if gallery else None
     html = _environment(html=True).get_template("page.html.jinja").render(shown, figures=figures, gallery=pictures)
     markdown = _environment(html=False).get_template("page.md.jinja").render(shown)

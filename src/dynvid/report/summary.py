@@ -16,6 +16,7 @@ from dynvid.multilabel import SEPARATOR, Label, accuracy_word, names_of, plain_l
 from dynvid.outputs import Outputs
 from dynvid.profile import Profile
 from dynvid.recall import exit_figures
+from dynvid.report.answers import answers
 from dynvid.report.bounds import Corner, height, oracle_exit, random_exit
 from dynvid.report.curve import Thresholds, curve_points
 from dynvid.report.verdict import verdict
@@ -44,10 +45,10 @@ def summarise(outputs: Outputs, curve_thresholds: Thresholds | None = None) -> d
         `intervals` and `top5` of these, `videos`, `recordings`, `split`, `exits` (`frames`, `depth`, `gmacs`,
         `accuracy` if every video left there, `share` of the videos that do, and more), `classes`, `confusion` of
         dynamic against full inference,
-        the `slowest` and the most confidently `wrong` videos, `curve`, `bounds`, `point` and `verdict`, `headline` and
-        `note` in words, and `run`. Where the outputs have a profile, `milliseconds` stands beside `gmacs` in `full`,
-        `dynamic`, `exits` and `curve`, and `time` says what is `saved` of them, with `interval`, `bounds`, and the
-        `profile` also in `words`; else it is None.
+        the `slowest` and the most confidently `wrong` videos, `curve`, `bounds`, `point` and `verdict`, `answers` (what
+        is withheld, and how often the others are wrong), `headline` and `note` in words, and `run`. Where the outputs
+        have a profile, `milliseconds` stands beside `gmacs` in `full`, `dynamic`, `exits` and `curve`, and `time` says
+        what is `saved` of them, with `interval`, `bounds`, and the `profile` also in `words`; else it is None.
 
     Raises:
         ValueError: There are no videos, or the curve's thresholds do not fit the exits.
@@ -114,6 +115,7 @@ def summarise(outputs: Outputs, curve_thresholds: Thresholds | None = None) -> d
         "most_frequent": _most_frequent(outputs),
         "point": None if outputs.point is None else {"words": str(outputs.point)} | outputs.point.plain(),
         "verdict": verdict(outputs),
+        "answers": answers(outputs),
         "exits": _exits(outputs, right, taken, groups, measure, of_exits),
         "classes": _classes(outputs, taken, cost),
         "confusion": _confusion(outputs, right[-1], here, taken),

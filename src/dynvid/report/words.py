@@ -41,7 +41,8 @@ def headline(summary: dict[str, Any]) -> dict[str, str | None]:
         saved += f"{name.capitalize()} is {now} where full inference has {was}: {change}."
     else:
         saved += f"{percent(dynamic['agreement'])} ({_between(intervals['dynamic'])}) got full inference's answer."
-    return {"warning": warning, "promised": promised, "happened": summary["verdict"]["words"], "saved": saved}
+    happened, answered = summary["verdict"]["words"], summary["answers"]["words"]
+    return {"warning": warning, "promised": promised, "happened": happened, "saved": saved, "answered": answered}
 
 
 def note(summary: dict[str, Any]) -> str | None:

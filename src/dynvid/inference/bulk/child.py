@@ -259,4 +259,5 @@ def _row(recognizer: "Recognizer", path: str, found: "Recognition") -> Row:
         found.gmacs,
         1 - found.gmacs / recognizer.full_gmacs,
         found.milliseconds,
+        answered=found.answered,
     )

@@ -164,9 +164,10 @@ def _paths(paths: list[str]) -> pa.Table:
     return pa.table({"path": pa.array([os.fsencode(path) for path in paths], pa.binary())})
 
 
-_COLUMNS = dict.fromkeys(("path", "label", "error", "said"), pa.binary()) | dict.fromkeys(
-    ("frames", "depth"), pa.int32()
-)
+_COLUMNS = dict.fromkeys(("path", "label", "error", "said"), pa.binary()) | {
+    **dict.fromkeys(("frames", "depth"), pa.int32()),
+    "answered": pa.bool_(),
+}
 _SCHEMA = pa.schema([(name, _COLUMNS.get(name, pa.float64())) for name in (*Row._fields, "said")])
 
 

@@ -16,7 +16,8 @@ The columns of a part, one row per video:
 | `gmacs` | double | spent on the video |
 | `saved` | double | share of full inference's GMACs that was not spent |
 | `milliseconds` | double | from asking for the video to the answer, waiting in the batch included |
-| `error` | string | why it could not be read; all columns from `label` on are null then, and this one is null else |
+| `error` | string | why it could not be read; all others from `label` on are null then, and this one is null else |
+| `answered` | bool | whether the label is an answer, or only the best guess; parts of older versions lack it |
 """
 
 import io
@@ -52,6 +53,7 @@ SCHEMA = pa.schema(
         ("saved", pa.float64()),
         ("milliseconds", pa.float64()),
         ("error", pa.string()),
+        ("answered", pa.bool_()),
     ]
 )
 _VERSION = 1
@@ -217,7 +219,7 @@ class Results:
         parts = []
         for part in self._parts:
             if part["errors"]:
-                table = self._table(part, SCHEMA.names)
+                table = self._table(part, None)
                 table = table.filter(table["error"].is_null())
                 name, self._next = _name_of(self._next), self._next + 1
                 part = part | {"file": name, "rows": len(table), "errors": {}}
@@ -234,8 +236,8 @@ class Results:
         self._table(part, ["key"], count=True)
         self.totals.include(Totals(part["rows"], part["gmacs"], part["saved"], Counter(part["errors"])))
 
-    def _table(self, part: dict[str, Any], columns: list[str], count: bool = False) -> pa.Table:
-        """Columns of a part that the manifest names; to count it takes in its keys, which must be new."""
+    def _table(self, part: dict[str, Any], columns: list[str] | None, count: bool = False) -> pa.Table:
+        """Columns of a part that the manifest names, or all; to count it takes in its keys, which must be new."""
         name = inside(self.store.name, part["file"])
         content = self.store.read(part["file"])
         try:

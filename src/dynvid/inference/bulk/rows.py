@@ -23,6 +23,7 @@ class Row(NamedTuple):
         saved: Share of full inference's GMACs not spent.
         milliseconds: Until the answer.
         error: Why there is none.
+        answered: Whether the label is an answer, or only the best guess.
     """
 
     path: str
@@ -34,6 +35,7 @@ class Row(NamedTuple):
     saved: float | None = None
     milliseconds: float | None = None
     error: str | None = None
+    answered: bool | None = None
 
 
 @dataclass

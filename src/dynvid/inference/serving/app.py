@@ -247,6 +247,7 @@ class _Client:
         return {
             "label": found.label,
             "probability": found.probability,
+            "answered": found.answered,
             "exit": _plain_exit(found.exit),
             "frames_read": found.frames_read,
             "gmacs": found.gmacs,
