@@ -180,8 +180,8 @@ class Outputs:
 
         Its columns are `path`, `label`, `recording`, for each exit, such as 4x2 (frames x depth), `label_4x2`,
         `probability_4x2`, `score_4x2` and `logits_4x2`, and `exit` (the position of the exit taken, from 1), `gmacs`
-        and `answered`. Labels that are sets are lists of classes. What belongs to no single video is JSON in the table's
-        metadata under `dynvid`.
+        and `answered`. Labels that are sets are lists of classes. What belongs to no single video is JSON in the
+        table's metadata under `dynvid`.
 
         Raises:
             InputError: It cannot be written.

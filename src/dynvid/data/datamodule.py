@@ -258,6 +258,8 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         self._ready = {}
         if self.background is not None and self.background not in self.class_names:
             raise InputError(f"background={printable(self.background)}: no class, which are {_some(self.class_names)}")
+        if self.background is not None and self.multi_label:
+            raise InputError("background beside multi_label: of sets, the empty one says that; leave background out")
         if stage == "fit":
             with self._one_look("train", "val", "test"):
                 found: dict[Split, list[Video]] = {"train": self.videos("train")}
