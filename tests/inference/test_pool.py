@@ -14,6 +14,8 @@ from dynvid import DepthExitNet, InputExitNet, UnifiedExitNet
 from dynvid.calibration import Audit
 from dynvid.errors import InputError
 from dynvid.inference.pool import Limits, Pool, at_once
+from dynvid.inference.walk import Track
+from dynvid.inference.windows import Windows
 from dynvid.multilabel import plain_labels
 from dynvid.nets import Stream
 from dynvid.policy import ThresholdPolicy
@@ -110,6 +112,33 @@ def test_steps_are_full_while_videos_are_coming(scramble_net):
     assert all(size >= 8 for position, size in list(pool.steps)[: last - 1])
     assert len(small) <= len(net.route)  # what is left at the end, from the first exit to the last
     assert [position for position, _ in small] == sorted(position for position, _ in small)
+
+
+class Numbered(ThresholdPolicy):
+    """Answers with the number of the step, and keeps what it is told of the exits before."""
+
+    def __init__(self, exits):
+        super().__init__(exits, score="patience")
+        self.steps, self.told = 0, []
+
+    def answers(self, logits):
+        self.steps += 1
+        return torch.full((len(logits),), self.steps)
+
+    def confident(self, position, logits, earlier=None):
+        self.told.append(earlier[:, 0].tolist())
+        return torch.zeros(len(logits), dtype=torch.bool)
+
+
+def test_scores_that_look_back_are_told_what_the_exits_before_said_in_their_order(scramble_net):
+    net = scramble_net(UnifiedExitNet)
+    by_pool, by_windows = Numbered(len(net.route)), Numbered(len(net.route))
+    walk(net, by_pool, [Clip(0)], 1)
+    windows, track = Windows(net, by_windows), Track()
+    for frame in Clip(0).video:
+        windows.add(track, frame)
+    windows.go_on([windows.begin(track, 0)])
+    assert by_pool.told == by_windows.told == [[], [1], [1, 2], [1, 2, 3]]
 
 
 def test_no_more_is_taken_than_results_are_and_no_video_waits_for_ever(scramble_net):
