@@ -24,7 +24,7 @@ import pytorch_lightning as pl
 import torch
 
 from dynvid import UnifiedExitNet
-from dynvid.calibration import num_candidates
+from dynvid.calibration import Reject, num_candidates
 from dynvid.inference import Recognizer
 from dynvid.inference.serving.uploads import Bounds
 from dynvid.inference.timeline import timeline
@@ -103,6 +103,14 @@ def test_every_score_is_drawn_within_its_ground(recognizer, clip, score):
     heights = [float(y) for y in re.findall(r'class="(?:go|stop)" x="[\d.]+" y="([\d.]+)"', html)]
     assert len(heights) == 4
     assert all(34 <= y <= 190 for y in heights)
+
+
+def test_an_answer_that_is_withheld_is_shown_as_a_guess(recognizer, clip):
+    unsure = copy.copy(recognizer)
+    probability = recognizer(clip).probability
+    for level, said in ((probability, "It is <b>"), (min(probability + 1e-6, 1.0), "it would rather say nothing")):
+        unsure.reject = Reject(0.05, threshold=level)
+        assert said in draw(watch(unsure, clip))
 
 
 def test_the_slider_moves_along_the_curve(recognizer, curve, clip):

@@ -176,6 +176,8 @@ def _says(walk: Walk, moment: Moment) -> str:
     sure = percent(step.passed.probability)
     if not step.sure:
         return f'<p class="says">Perhaps {label} ({sure}). Not sure enough: it goes on.</p>'
+    if not walk.answered:
+        return f'<p class="says">Perhaps {label} ({sure}). Too unsure to be an answer: it would rather say nothing.</p>'
     if moment.stops == len(walk.route):
         return f'<p class="says stops">It is {label} ({sure}). This one took everything: a hard video.</p>'
     return f'<p class="says stops"><i>✓</i> It is {label} ({sure}). Sure enough: it stops here.</p>'

@@ -56,6 +56,7 @@ class Walk(NamedTuple):
         classes: How many the net knows; where labels are sets, how many sets.
         full: What full inference answered.
         full_gmacs: What it cost.
+        answered: Whether the answer is given; else it is too unsure for that.
     """
 
     steps: list[Step]
@@ -67,6 +68,7 @@ class Walk(NamedTuple):
     classes: int
     full: Passed
     full_gmacs: float
+    answered: bool = True
 
     @property
     def last(self) -> Passed:
@@ -123,6 +125,7 @@ def watch(recognizer: Recognizer, video: Source, policy: ThresholdPolicy | None 
         2**net.num_classes if policy.multi_label else net.num_classes,
         recognizer._said([at_full], "").trace[0],
         recognizer.full_gmacs,
+        found.answered,
     )
 
 
