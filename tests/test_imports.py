@@ -84,7 +84,7 @@ ALLOWED = {
             "saving",
             "showcase",
         ),
-        *("nets", "saving", "showcase", "whole"),
+        *("nets", "recall", "saving", "showcase", "whole"),
     },
     "__main__": {"cli"},
     "cli": {"errors", "text", "packaged", "commands"},

@@ -123,7 +123,11 @@ def _run(args: list[str] | None) -> int | None:
         from dynvid.commands.check import run as check
 
         return check(rest)
-    elif command in ("fit", "validate", "test", "predict"):
+    elif command == "fit":
+        from dynvid.commands.fit import run as fit
+
+        fit(args)
+    elif command in ("validate", "test", "predict"):
         from dynvid.commands.train import run as train
 
         train(args)

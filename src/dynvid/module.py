@@ -85,7 +85,7 @@ class DynamicInferenceModule(pl.LightningModule):
         kept_apart: Which videos of the validation split choose no checkpoint, bool, one for each of its videos; the
             metrics of a validation are those of the others. None where all of them count.
         chosen_by: Who of the validation split chose these weights: "nothing", "others" than those kept apart, or
-            "these", all of them; None where that is not known.
+            "these", all of them; "folds" where they were trained on too; None where that is not known.
         listing: A name for the list of videos that `fit` validated on.
         sampling: Which frame of each segment the data module takes in evaluation; prediction does likewise.
         profiles: Milliseconds of the exits, as `dynvid profile` measured them; they do not depend on the weights.
@@ -355,6 +355,8 @@ class DynamicInferenceModule(pl.LightningModule):
         self._follow_until_averaged()
         if self.trainer.state.fn == TrainerFn.VALIDATING:
             self._say_if_not_calibrated()
+            if self.chosen_by == "folds":
+                rank_zero_warn("this net was trained on train and val (fit --folds): figures of val say nothing of new")
 
     def on_validation_epoch_start(self) -> None:
         """Note which weights are validated: those in the net now, where a callback may have put averaged ones."""

@@ -27,8 +27,9 @@ from dynvid.routes import Exit, Route, check_route
 from dynvid.text import printable
 from dynvid.whole import write_whole
 
-__all__ = ["Outputs", "listing_of", "recordings_of"]
+__all__ = ["OUT_OF_FOLD", "Outputs", "listing_of", "pooled", "recordings_of"]
 
+OUT_OF_FOLD = "out-of-fold"  # a split: each video answered by a net that was trained without its recording
 _KEY = b"dynvid"  # of the table's metadata
 _VERSION, _VERSION_OF_SETS = 1, 2  # so that older versions of dynvid refuse in one line what they cannot know
 
@@ -47,9 +48,9 @@ class Outputs:
         full_gmacs: GMACs of full inference, with the last head only.
         policy: Thresholds, score, temperatures, and whether labels are sets.
         point: What these thresholds were asked to do; None where they were not calibrated.
-        split: Such as `val` or `test`.
+        split: Such as `val` or `test`; `out-of-fold` where nets of folds answered.
         class_names: Names of the classes, where they are known.
-        weights: A name for the weights of the net.
+        weights: A name for the weights of the net that these outputs are of, or, out of fold, are to calibrate.
         run: What else a reader wants to know of the run, as plain data.
         profiles: What the exits cost in milliseconds, as far as that was measured.
         reject: Which answers are withheld; None where none are.
@@ -306,6 +307,26 @@ class Outputs:
             reject=None if about.get("reject") is None else Reject.from_plain(about["reject"]),
             background=background,
         )
+
+
+def pooled(parts: Sequence[Outputs]) -> Outputs:
+    """Outputs of several nets of one kind as one table; what belongs to no single video is that of the first.
+
+    Example:
+        >>> parts = [Outputs(
+        ...     logits=torch.tensor([[[1.0, 0.0]]]), labels=torch.tensor([k]), paths=[name], recordings=[name],
+        ...     route=(Exit(2, 1),), gmacs=(1.0,), full_gmacs=1.0, policy=ThresholdPolicy(1), point=None, split="val",
+        ... ) for k, name in enumerate(["a.mp4", "b.mp4"])]
+        >>> pooled(parts).paths, pooled(parts).labels
+        (['a.mp4', 'b.mp4'], tensor([0, 1]))
+    """
+    return replace(
+        parts[0],
+        logits=torch.cat([part.logits for part in parts], dim=1),
+        labels=torch.cat([part.labels for part in parts]),
+        paths=[path for part in parts for path in part.paths],
+        recordings=[recording for part in parts for recording in part.recordings],
+    )
 
 
 def recordings_of(paths: Sequence[str], groups: Sequence[str]) -> list[str]:

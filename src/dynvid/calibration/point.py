@@ -8,7 +8,7 @@ from dynvid.calibration.intervals import Interval
 from dynvid.errors import InputError
 
 Rule = Literal["max_drop", "max_disagreement", "budget", "budget_ms", "thresholds"]
-ChosenBy = Literal["nothing", "others", "these"]
+ChosenBy = Literal["nothing", "others", "these", "folds"]
 MOST_VIDEOS = 10**9  # of a calibration; more are a mistake, or meant to take memory
 
 
@@ -39,7 +39,9 @@ class OperatingPoint:
         split: Where the videos are from, such as `val`.
         videos: How many.
         recordings: Of how many recordings.
-        chosen_by: Which videos of the split chose the checkpoint: none of them, others than these, or these too.
+        chosen_by: Which videos of the split chose the checkpoint: none of them, others than these, or these too;
+            "folds" where these were answered by other nets, each trained without their recordings, and this net was
+            trained on all of them.
         full_inference: Whether no exit before the last is in use.
         lost: Share of them that is lost: full inference is right, or says something else where there are no labels.
         gmacs: Mean GMACs per video of them.
@@ -77,7 +79,8 @@ class OperatingPoint:
     @property
     def promised(self) -> bool:
         """Whether it promises anything of new videos."""
-        return self.rule in ("max_drop", "max_disagreement") and self.confidence is not None
+        asked = self.rule in ("max_drop", "max_disagreement") and self.confidence is not None
+        return asked and self.chosen_by != "folds"
 
     def __str__(self) -> str:
         """One line in plain words."""
@@ -95,6 +98,8 @@ class OperatingPoint:
         if self.confidence is None:
             return f"no promise: {100 * (self.lost or 0):.1f} % of {of} are {lost}, {target} are permitted"
         sure = f"{100 * self.confidence:g} % confidence"
+        if self.chosen_by == "folds":
+            return self._estimated(of, lost, target, sure)
         if self.chosen_by == "these":
             return f"full inference: {of} chose the checkpoint, so they cannot promise anything of new ones"
         if self.full_inference:
@@ -103,12 +108,23 @@ class OperatingPoint:
             f"promised with {sure}: at most {target} of new videos {lost} ({100 * (self.lost or 0):.1f} % of {of} are)"
         )
 
+    def _estimated(self, of: str, lost: str, target: str, sure: str) -> str:
+        """What folds say: it was tested on other nets than this one, and so is no promise of it."""
+        by = "answered by nets trained without their recordings"
+        if self.full_inference:
+            return f"full inference: {of}, {by}, do not show with {sure} that at most {target} of videos are {lost}"
+        return (
+            f"cross-validated, no promise for this net: tested with {sure} for at most {target} of videos {lost} "
+            f"({100 * (self.lost or 0):.1f} % of {of} are, {by})"
+        )
+
     def offered(self) -> str:
         """A table of what else its videos can promise, and the ways on; empty where that was not looked at."""
         if not self.offers:
             return ""
         unit = "recordings" if self.recordings < self.videos else "videos"
         chose = self.chosen_by == "these"
+        can = "pass, by cross-validation" if self.chosen_by == "folds" else "promise"
         part, kept = ("two thirds of ", ", if kept apart from the start") if chose else ("", "")
         rows = [
             (
@@ -120,7 +136,7 @@ class OperatingPoint:
             rows.append((f"{100 * risk:g} %", f"needs {needed} {unit}" if saved is None else f"{100 * saved:z.1f} %"))
         return "\n".join(
             [
-                f"what {part}{counted_as(self.videos, self.recordings)} can promise, with "
+                f"what {part}{counted_as(self.videos, self.recordings)} can {can}, with "
                 f"{100 * (self.confidence or 0):g} % confidence each{kept}:",
                 *(f"  {risk:>13}   {saved}" for risk, saved in rows),
                 "other ways on: a budget, or confidence null, which takes what these videos show and promises nothing",

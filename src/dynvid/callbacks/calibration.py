@@ -86,6 +86,11 @@ class Calibration(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Divide the split, and say how: at the sanity check, before anything is trained."""
         assert isinstance(pl_module, DynamicInferenceModule)
+        if trainer.state.fn == "fit" and pl_module.chosen_by == "folds":
+            raise InputError(
+                f"{trainer.ckpt_path}: trained on the validation videos too, by `fit --folds`, so they can neither "
+                "choose nor calibrate: give --folds again, or begin another run with --model.net.pretrained"
+            )
         exits = len(pl_module.net.route)
         if trainer.state.fn != "fit" or self._divided or (exits == 1 and self.max_error is None):
             return

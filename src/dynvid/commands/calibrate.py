@@ -29,7 +29,7 @@ from dynvid.commands.source import Source, find_source, record
 from dynvid.data import VideoDataModule
 from dynvid.errors import InputError
 from dynvid.module import DynamicInferenceModule
-from dynvid.outputs import Outputs
+from dynvid.outputs import OUT_OF_FOLD, Outputs
 from dynvid.policy import Score, ThresholdPolicy
 from dynvid.profile import Profile, choose_profile
 from dynvid.saving import WholeFiles
@@ -263,8 +263,10 @@ def _calibrated(
             temperatures = fit_temperatures(part.logits, part.labels)
         if outputs.split == "val":
             chosen_by = module.chosen_by or "these"
+        elif outputs.split == OUT_OF_FOLD:
+            chosen_by = "folds"
         fitted = temperatures is not None and any(t != 1 for t in temperatures)
-        if options.temperature or (outputs.split == "val" and (chosen_by == "others" or fitted)):
+        if options.temperature or (outputs.split in ("val", OUT_OF_FOLD) and (chosen_by == "others" or fitted)):
             outputs = outputs.of(apart)
     score = options.score or module.policy.score_name
     policy = ThresholdPolicy(exits, None, score, temperatures, module.multi_label)

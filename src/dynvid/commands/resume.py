@@ -42,12 +42,13 @@ def _checkpoint_folders(config: Any) -> list[Path]:
     root = Path(settings.get("save_dir") or config.trainer.default_root_dir or ".")
     if config.checkpoint.dirpath:
         return [Path(config.checkpoint.dirpath)]
+    of_folds = Path(config.trainer.default_root_dir or ".").glob("folds/*/final/checkpoints")
     if logger is False:
-        return [root / "checkpoints"]
+        return [root / "checkpoints", *of_folds]
     if logger is None or logger is True:
-        return [*root.glob("lightning_logs/*/checkpoints")]
+        return [*root.glob("lightning_logs/*/checkpoints"), *of_folds]
     # Under the name and the version that the logger has, or one of them.
-    return [*root.glob("*/checkpoints"), *root.glob("*/*/checkpoints")]
+    return [*root.glob("*/checkpoints"), *root.glob("*/*/checkpoints"), *of_folds]
 
 
 def _last_state(files: list[Path], found: list[Path]) -> Path:

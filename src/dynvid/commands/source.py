@@ -18,7 +18,7 @@ from dynvid.data.files import short
 from dynvid.errors import InputError
 from dynvid.module import DynamicInferenceModule, fingerprint, listing
 from dynvid.multilabel import multi_hot
-from dynvid.outputs import Outputs, recordings_of
+from dynvid.outputs import OUT_OF_FOLD, Outputs, recordings_of
 from dynvid.text import printable
 
 
@@ -53,6 +53,10 @@ def find_source(
             raise InputError(f"{printable(path)}: recorded with other weights than {options.checkpoint} holds")
         if outputs.run.get("sampling", "center") != module.sampling:
             raise InputError(f"{printable(path)}: recorded with other frames than the checkpoint is evaluated on")
+        if outputs.split == OUT_OF_FOLD and options.max_error is not None:
+            raise InputError(
+                "--max-error is a promise, and answers of other nets (out of fold) make none: use --videos"
+            )
         if outputs.split == "test":
             raise InputError(f"{printable(path)}: thresholds are never chosen on test data; use validation's")
         if outputs.split == "val":
@@ -143,6 +147,11 @@ def _refuse_others(module: DynamicInferenceModule, promises: bool, listed: str) 
     Raises:
         InputError: A promise is asked for of others, or of those that chose the checkpoint.
     """
+    if module.chosen_by == "folds":
+        raise InputError(
+            "this net was trained on the validation videos too, by `fit --folds`, so they tell nothing of new ones: "
+            f"take others (--videos), or --outputs outputs_{OUT_OF_FOLD}.parquet, which lies beside its checkpoint"
+        )
     if not promises:
         return
     ways = "take others (--videos), fit again with the promise, or take --confidence null, which promises nothing"

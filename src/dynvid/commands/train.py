@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -39,11 +40,12 @@ from dynvid.nets.description import said
 from dynvid.text import printable
 
 
-def run(args: list[str] | None) -> None:
+def run(args: list[str] | None, cli: "Callable[..., DynvidCLI] | None" = None) -> None:
     """Run the command.
 
     Args:
         args: The command and its arguments; None reads them from `sys.argv`, as LightningCLI likes it best.
+        cli: What runs it; `DynvidCLI` by default.
 
     Raises:
         SystemExit: 143 where the run was terminated.
@@ -53,7 +55,7 @@ def run(args: list[str] | None) -> None:
     warnings.filterwarnings("ignore", message="Found .* in eval mode")  # batch norm that was frozen on purpose
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_no_advertisement)
     try:
-        DynvidCLI(
+        (cli or DynvidCLI)(
             DynamicInferenceModule,
             VideoDataModule,
             subclass_mode_data=True,
@@ -98,6 +100,11 @@ class DynvidCLI(LightningCLI):
         parser.add_lightning_class_args(FlopsAccuracyReport, "report")
         parser.add_lightning_class_args(PredictionWriter, "writer")
         parser.add_lightning_class_args(EpochLine, "epoch_line")
+        parser.add_argument(
+            "--folds",
+            type=int | None,
+            help="Of fit: calibrate by cross-validation over so many folds of train and val, by recording.",
+        )
         for source, target in (
             ("num_classes", "num_classes"),
             ("num_frames", "num_frames"),
@@ -169,6 +176,7 @@ class DynvidCLI(LightningCLI):
                 config.model.net.init_args.pretrained = False  # the checkpoint's weights replace them: no download
         if self.subcommand != "fit":
             warnings.filterwarnings("ignore", message="The dirpath has changed")  # each run has a folder of its own
+            warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")  # those of training
         else:  # ModelCheckpoint compares folders as text when it resumes, so they must be spelled in one way
             config.trainer.default_root_dir = os.path.realpath(config.trainer.default_root_dir or ".")
         if self.subcommand == "fit" and wanted is not None and config.checkpoint.dirpath is None:
@@ -194,6 +202,8 @@ class DynvidCLI(LightningCLI):
                     f"--{key}: `{self.subcommand}` takes thresholds and score from the checkpoint; find others with "
                     "`dynvid calibrate`"
                 )
+            if key == "folds":
+                raise InputError(f"--folds: `{self.subcommand}` has none, only `fit`; leave it out")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with a progress bar on a terminal only, and the net told in a line of ours."""

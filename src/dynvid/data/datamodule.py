@@ -36,6 +36,7 @@ from dynvid.errors import DynvidError, InputError, MissingFileError
 from dynvid.text import printable
 
 T = TypeVar("T")
+Recording = tuple[str, str]  # a group, or the path of a video that is its own
 _PREDICTED_AT_ONCE = 32  # batches: the last steps of a pool, which are not full, are few among so many
 _STATE = {"trainer", "class_names", "missing", "excluded", "skipped"}  # what is no argument
 
@@ -78,6 +79,9 @@ class VideoDataModule(pl.LightningDataModule, ABC):
 
     Attributes:
         multi_label: Whether labels are sets.
+        fold: `(k, n)`: the recordings of train and val together are divided into n folds (`folds_of`), of which the kth
+            takes the place of val and the others that of train; `(0, n)` trains on all of them, without val. None for
+            the splits as they are.
         missing: `{split: names}` of the listed videos that are not on disk.
         excluded: `{split: paths}` of the videos left out by `exclude`.
         skipped: `{path: reason}` of the unreadable videos left out so far.
@@ -139,6 +143,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         self.sampling = sampling
         self.balanced = balanced
         self.background = background
+        self.fold: tuple[int, int] | None = None
         self.missing: dict[Split, list[str]] = {}
         self.excluded: dict[Split, list[str]] = {}
         self.skipped: dict[str, str] = {}
@@ -222,19 +227,25 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         """
         if not self.root.exists():
             raise MissingFileError(f"{printable(self.root)} does not exist: set `root` to where the videos are")
+        fold = None if split == "test" else self.fold
         with self._one_look(split):
-            carved = split != "test" and not self._once(self.listed, "val")
-            source: Split = "train" if carved else split
-            listed = self._once(self.listed, source)
-            path_of = self._once(self._found, source)
+            carved = split != "test" and fold is None and not self._once(self.listed, "val")
+            sources: tuple[Split, ...] = ("train", "val") if fold else ("train",) if carved else (split,)
+            listed = [video for source in sources for video in self._once(self.listed, source)]
+            path_of = self._once(self._found, *sources)
         missing = [video.path for video in listed if video.path not in path_of]
         if len(missing) > self.max_missing * len(listed):
             share = f"{len(missing) / len(listed):.1%}"
             raise MissingFileError(
-                f"{len(missing)} of {len(listed)} listed {source} videos ({share}) are missing: {_some(missing)}; "
+                f"{len(missing)} of {len(listed)} listed {' and '.join(sources)} videos ({share}) are missing: "
+                f"{_some(missing)}; "
                 f"{self._to_correct}, or raise `max_missing` to do without them"
             )
-        if carved:  # from the list, so that the split does not depend on what is missing
+        # From the list, so that the split does not depend on what is missing.
+        if fold:
+            numbers = folds_of(listed, fold[1], self.seed)
+            listed = [video for video, k in zip(listed, numbers, strict=True) if (k == fold[0]) == (split == "val")]
+        elif carved:
             listed = carve(listed, self.val_fraction, self.seed)[split == "val"]
         found = [_at(path_of[video.path], video) for video in listed if video.path in path_of]
         excluded = read_excluded(self.exclude) if self.exclude else set()
@@ -245,8 +256,8 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         )
         return kept
 
-    def _found(self, source: Split) -> dict[str, str]:
-        return self.find({video.path for video in self._once(self.listed, source)})
+    def _found(self, *sources: Split) -> dict[str, str]:
+        return self.find({video.path for source in sources for video in self._once(self.listed, source)})
 
     @property
     def num_classes(self) -> int:
@@ -420,18 +431,10 @@ def carve(videos: Sequence[Video], fraction: float, seed: int) -> tuple[list[Vid
     """
     if not 0 < fraction < 1:
         raise InputError(f"the validation fraction must be between 0 and 1, not {fraction}")
-    # A video without a group is its own; the pair keeps its path apart from a group of that name.
-    keys = [(video.group, "" if video.group else video.path) for video in videos]
-    labels_of: dict[tuple[str, str], tuple[int, ...]] = {}
-    groups_of: dict[int, list[tuple[str, str]]] = defaultdict(list)
-    for video, key in zip(videos, keys, strict=True):
-        for label in classes_of(video):
-            if label not in (labels := labels_of.get(key, ())):
-                labels_of[key] = (*labels, label)
-                groups_of[label].append(key)
+    keys, labels_of, groups_of = _by_recording(videos)
     left = {label: len(groups) for label, groups in groups_of.items()}  # for training
     draw = random.Random(seed)
-    held: set[tuple[str, str]] = set()
+    held: set[Recording] = set()
     for label, groups in sorted(groups_of.items()):
         wanted = min(max(1, round(fraction * len(groups))), len(groups) - 1)
         for key in draw.sample(sorted(groups), len(groups)):
@@ -443,6 +446,59 @@ def carve(videos: Sequence[Video], fraction: float, seed: int) -> tuple[list[Vid
                     left[other] -= 1
     train = [video for video, key in zip(videos, keys, strict=True) if key not in held]
     return train, [video for video, key in zip(videos, keys, strict=True) if key in held]
+
+
+def folds_of(videos: Sequence[Video], folds: int, seed: int) -> list[int]:
+    """The fold of each video, from 1: folds by source group, as `carve` splits, and class by class.
+
+    The groups of each class are dealt out, in an order that is drawn, each to the fold that has fewest of that class,
+    and among those to the one with fewest videos. So where no group spans classes, the folds' numbers of groups of a
+    class differ by at most one.
+
+    Args:
+        videos: What to divide.
+        folds: How many, 2 or more.
+        seed: Equal seeds give equal folds.
+
+    Raises:
+        ValueError: There are fewer than two folds, or more than groups.
+
+    >>> videos = [Video(f"{group}{clip}.avi", 0, group) for group in "abcd" for clip in range(3)]
+    >>> folds_of(videos, folds=2, seed=0)
+    [1, 1, 1, 2, 2, 2, 2, 2, 2, 1, 1, 1]
+    """
+    if folds < 2:
+        raise InputError(f"folds={folds}: 2 or more")
+    keys, labels_of, groups_of = _by_recording(videos)
+    if folds > len(labels_of):
+        raise InputError(f"folds={folds}: there are {len(labels_of)} recordings in train and val, and a fold needs one")
+    sizes, draw = Counter(keys), random.Random(seed)
+    fold_of: dict[Recording, int] = {}
+    of_class, in_all = Counter[tuple[int, int]](), Counter[int]()
+    for label, groups in sorted(groups_of.items()):
+        for key in draw.sample(sorted(groups), len(groups)):
+            if key not in fold_of:
+                fold = min(range(1, folds + 1), key=lambda k: (of_class[label, k], in_all[k], k))
+                fold_of[key] = fold
+                in_all[fold] += sizes[key]
+                of_class.update((other, fold) for other in labels_of[key])
+    return [fold_of[key] for key in keys]
+
+
+def _by_recording(
+    videos: Sequence[Video],
+) -> tuple[list[Recording], dict[Recording, tuple[int, ...]], dict[int, list[Recording]]]:
+    """The recording of each video, the labels of each recording, and the recordings of each label."""
+    # A video without a group is its own; the pair keeps its path apart from a group of that name.
+    keys = [(video.group, "" if video.group else video.path) for video in videos]
+    labels_of: dict[Recording, tuple[int, ...]] = {}
+    groups_of: dict[int, list[Recording]] = defaultdict(list)
+    for video, key in zip(videos, keys, strict=True):
+        for label in classes_of(video):
+            if label not in (labels := labels_of.get(key, ())):
+                labels_of[key] = (*labels, label)
+                groups_of[label].append(key)
+    return keys, labels_of, groups_of
 
 
 def _at(path: str, video: Video) -> Video:

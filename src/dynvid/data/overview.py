@@ -121,6 +121,19 @@ def doubts(sets: Sets, num_classes: int) -> list[str]:
     return lines
 
 
+def few_recordings(videos: Sequence[Video], class_names: Sequence[str], folds: int) -> str | None:
+    """Which classes have fewer recordings than there are folds, in a line; None where all have enough."""
+    recordings_of = {(label, video.group or video.path) for video in videos for label in classes_of(video)}
+    counts = Counter(label for label, _ in recordings_of)
+    few = sorted((counts[label], label) for label in range(len(class_names)) if counts[label] < folds)
+    if not few:
+        return None
+    count, label = few[0]
+    what = f"{len(few)} of {len(class_names)} classes have fewer recordings than there are folds"
+    untaught = "; whoever answers the only one has not seen its class" if count == 1 else ""
+    return f"{what} ({folds}), such as {printable(class_names[label])} with {count}{untaught}"
+
+
 def same_content(sets: Sets) -> list[list[tuple[Split, Video]]]:
     """Videos of equal bytes that are in several splits or have several labels.
 

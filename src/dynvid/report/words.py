@@ -61,7 +61,8 @@ def note(summary: dict[str, Any]) -> str | None:
         "thresholds": "those of the operating point were given by hand",
     }
     if summary["point"] is not None and summary["point"]["confidence"] is not None:
-        why |= dict.fromkeys(("max_drop", "max_disagreement"), "those of the operating point had to carry a promise")
+        had = "pass a test" if summary["point"]["chosen_by"] == "folds" else "carry a promise"
+        why |= dict.fromkeys(("max_drop", "max_disagreement"), f"those of the operating point had to {had}")
     reason = why.get(str(rule), "those of the operating point were found in another way")
     return (
         f"The operating point lies {100 * below:.1f} points below the curve at its cost. The curve's thresholds are "
