@@ -235,6 +235,7 @@ def test_calibrate_takes_the_pooled_table_and_no_validation_split(here, videos, 
             "a budget of 1e-09 GMACs is below the first exit",
         ),
         (["--folds", "3", "--ckpt_path", "last"], "no run of folds under"),
+        (["--folds", "3", "--calibration.max_error", "0.1"], "calibration.max_error beside --folds"),
     ],
 )
 def test_what_does_not_go_with_folds_is_one_line(videos, tmp_path, monkeypatch, capsys, more, said):
