@@ -51,12 +51,13 @@ test-newest: # with pre-releases of everything
 	OMP_NUM_THREADS=1 .venv-newest/bin/python $(TESTS)
 
 # What each extra alone is for; base is none.
-EXTRAS ?= base test lint browser loggers onnx openvino ray serve demo docs dev
+EXTRAS ?= base test lint browser loggers litdata onnx openvino ray serve demo docs dev
 use-base := python -c "import dynvid, pkgutil; [__import__(m.name) for m in pkgutil.walk_packages(dynvid.__path__, 'dynvid.')]"
 use-test := python -m pytest tests/test_routes.py tests/test_cli.py tests/test_recorded.py
 use-lint := ruff check && .venv-extra/bin/mypy
 use-browser := python -m pytest -m browser tests/browser
 use-loggers := python -m pytest tests/loggers
+use-litdata := python -m pytest -m extra tests/extras/test_litdata.py
 use-onnx := python -m pytest -m extra tests/extras/test_onnx.py
 use-openvino := python -m pytest -m extra tests/extras/test_openvino.py
 use-ray := python -m pytest -m extra tests/extras/test_ray.py

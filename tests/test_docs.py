@@ -25,7 +25,7 @@ DOCS = REPOSITORY / "docs"
 PAGES = sorted([REPOSITORY / "README.md", *DOCS.glob("*.md")])
 PACKAGES = ["", ".calibration", ".callbacks", ".commands", ".data", ".folder", ".inference", ".nets", ".report"]
 UNFINISHED = re.compile(r"arguments are required|expected (at least )?one argument")
-WITH_CONFIG = {"fit", "validate", "test", "predict", "calibrate", "check"}
+WITH_CONFIG = {"fit", "validate", "test", "predict", "calibrate", "check", "pack"}
 
 
 def blocks(page, language):

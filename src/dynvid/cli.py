@@ -27,6 +27,7 @@ usage: dynvid COMMAND ...
                                          dynvid profile CHECKPOINT VIDEO_OR_FOLDER ...
   check     decode every video, list the unreadable
                                          dynvid check --config ucf101.yaml --data.root PATH
+  pack      write a data set into shards  dynvid pack OUT --config folder.yaml --data.root PATH
   classify  label video files            dynvid classify MODEL VIDEO_OR_FOLDER ...
   live      label a camera, a stream or a file as it comes
                                          dynvid live MODEL SOURCE
@@ -123,6 +124,10 @@ def _run(args: list[str] | None) -> int | None:
         from dynvid.commands.check import run as check
 
         return check(rest)
+    elif command == "pack":
+        from dynvid.commands.pack import run as pack
+
+        return pack(rest)
     elif command == "fit":
         from dynvid.commands.fit import run as fit
 

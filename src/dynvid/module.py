@@ -26,6 +26,7 @@ from dynvid.checkpoint import (
 )
 from dynvid.data import Video, VideoDataModule
 from dynvid.data.dataset import Skipped
+from dynvid.data.members import source_of
 from dynvid.data.sampling import Sampling
 from dynvid.errors import InputError, VideoError
 from dynvid.inference import Preparation, Recognizer
@@ -471,7 +472,8 @@ class DynamicInferenceModule(pl.LightningModule):
         recognizer.preparation = Preparation(data.num_frames, data.size, data.sampling)
         paths, rows, found = batch["path"], [], []
         labels: list[Label] = []
-        for row, result in enumerate(recognizer.many(paths, data.batch_size, max(data.num_workers, 1))):
+        sources = map(source_of, paths)
+        for row, result in enumerate(recognizer.many(sources, data.batch_size, max(data.num_workers, 1))):
             if not isinstance(result, Skipped):
                 rows.append(row)
                 label = tuple(map(int, result.labels))

@@ -4,11 +4,15 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+from dynvid.data import store
 
 # Titles in unknown encodings stop older PyAV; from 19 on it sees to them itself.
 METADATA: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -139,3 +143,13 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         pytest.skip(f"this FFmpeg has no {settings['codec']} encoder")
     write(path, **settings)  # type: ignore[arg-type]
     return path, decode_all(path)
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
+    """An address of object storage, and the folder of this machine that stands for it; for this process only."""
+    folder = tmp_path / "bucket"
+    folder.mkdir()
+    system = SubTreeFileSystem(str(folder), LocalFileSystem())
+    monkeypatch.setattr(store, "_root", lambda root, options, process: (system, ""))
+    return f"s3://{uuid4().hex}", folder  # what is open of a bucket stays so

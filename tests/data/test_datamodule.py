@@ -522,7 +522,7 @@ def arguments(cls: type[VideoDataModule]) -> dict[str, inspect.Parameter]:
 @pytest.mark.parametrize("cls", SUBCLASSES)
 def test_every_argument_is_spelled_out_and_arrives(cls: type[VideoDataModule]) -> None:
     common, own = arguments(VideoDataModule), arguments(cls)
-    assert len(SUBCLASSES) == 8
+    assert len(SUBCLASSES) == 9
     assert set(common) == {"root", *ARGUMENTS}
     assert not {p.kind for p in own.values()} & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
     assert set(common) - set(own) == ({"hflip"} if cls.__name__ in DIRECTED else set())
@@ -547,6 +547,7 @@ def test_every_argument_is_spelled_out_and_arrives(cls: type[VideoDataModule]) -
         ("VideoListDataModule", ["root", "train_list", "test_list", "classes", "val_list", "group"]),
         ("UCF101DataModule", ["root", "annotations", "split"]),
         ("HMDB51DataModule", ["root", "annotations", "split"]),
+        ("ShardDataModule", ["root"]),
         ("KineticsDataModule", ["root", "annotations", "max_missing", "val_fraction"]),
         ("SomethingSomethingV1DataModule", ["root", "annotations", "val_fraction"]),
         ("SomethingSomethingV2DataModule", ["root", "annotations", "test_list", "val_fraction"]),

@@ -22,17 +22,18 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
+from dynvid.data import store
+from dynvid.data.store import Folder, filesystem_of, is_uri
 from dynvid.data.video import VideoReader, open_video
 from dynvid.errors import InputError, MissingFileError, ModeError
 from dynvid.inference import Row, label_files, parts_of
-from dynvid.inference.bulk import child, journal, keys, results, rows, store, supervisor
+from dynvid.inference.bulk import child, journal, keys, results, rows, supervisor
 from dynvid.inference.bulk.child import Settings
 from dynvid.inference.bulk.digests import digest_of_model
 from dynvid.inference.bulk.journal import Journal
 from dynvid.inference.bulk.keys import Keys, key_of
 from dynvid.inference.bulk.results import MANIFEST, Results
 from dynvid.inference.bulk.rows import kind_of
-from dynvid.inference.bulk.store import Folder, filesystem_of, is_uri
 from dynvid.inference.bulk.supervisor import Supervisor
 
 CHILD = Path(__file__).with_name("bulk_child.py")
@@ -432,7 +433,7 @@ class TestResults:
     def test_a_full_disk_leaves_what_is_at_an_address_too(self, tmp_path, monkeypatch, kind):
         if kind == "other":  # neither this machine's file system nor object storage, as hdfs
             there = SubTreeFileSystem(str(tmp_path), LocalFileSystem())
-            monkeypatch.setattr(store, "_root", lambda root, options: (there, "/"))
+            monkeypatch.setattr(store, "_root", lambda root, options, process: (there, "/"))
         out = f"file://{tmp_path}/out" if kind == "file" else "hdfs://host/out"
         with Results(out, ME) as ours:
             ours.add(row("/a"))
@@ -739,7 +740,7 @@ class TestWhoIsToBlame:
             raise OSError("When reading 'a.mp4': AWS Error ACCESS_DENIED during HeadObject operation")
 
         assert to_blame(f"file://{tmp_path}/gone.mp4", VideoReader) == "video"
-        monkeypatch.setattr(child, "filesystem_of", lambda uri: (SimpleNamespace(open_input_file=denied), "a.mp4"))
+        monkeypatch.setattr(store, "filesystem_of", lambda uri: (SimpleNamespace(open_input_file=denied), "a.mp4"))
         assert to_blame("s3://bucket/a.mp4", VideoReader) == "machine"
 
 

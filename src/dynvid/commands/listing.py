@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
+from dynvid.data.store import is_uri
 from dynvid.data.suffixes import VIDEO_SUFFIXES, is_frame
 from dynvid.data.walk import is_folder
 from dynvid.errors import InputError, MissingFileError
@@ -15,7 +16,6 @@ from dynvid.inference.bulk.digests import digest_of_file
 from dynvid.inference.bulk.keys import Keys, key_of
 from dynvid.inference.bulk.label import absolute
 from dynvid.inference.bulk.rows import Row
-from dynvid.inference.bulk.store import is_uri
 
 LISTS = frozenset({".csv", ".txt"})
 """Lower-case endings of files that list videos."""

@@ -66,7 +66,7 @@ def _search(path: Path, seen: set[tuple[int, int]], passed: Counter[str]) -> Ite
         if entries is None:
             passed["met twice"] += 1
             continue
-        inside = by_kind(entries)
+        inside = by_kind(entries, Path)
         if inside.is_video:
             yield Found(path)
         dangling = [other for other in inside.others if os.path.islink(other) and not os.path.exists(other)]

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from dynvid.data.kinds import (
         HMDB51DataModule,
         KineticsDataModule,
+        ShardDataModule,
         SomethingSomethingV1DataModule,
         SomethingSomethingV2DataModule,
         SyntheticDataModule,
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         VideoFolderDataModule,
         VideoListDataModule,
     )
+    from dynvid.data.packing import index_shards, pack
     from dynvid.data.sampling import cheap_indices, clip_indices, segment_indices
     from dynvid.data.transforms import decode_size, eval_transform, mixup, three_crop_transform, train_transform
     from dynvid.data.video import VIDEO_SUFFIXES, Clip, FrameFolder, VideoReader, open_video
@@ -33,6 +35,7 @@ else:
             "dynvid.data.kinds": [
                 "HMDB51DataModule",
                 "KineticsDataModule",
+                "ShardDataModule",
                 "SomethingSomethingV1DataModule",
                 "SomethingSomethingV2DataModule",
                 "SyntheticDataModule",
@@ -41,6 +44,7 @@ else:
                 "VideoFolderDataModule",
                 "VideoListDataModule",
             ],
+            "dynvid.data.packing": ["index_shards", "pack"],
             "dynvid.data.sampling": ["cheap_indices", "clip_indices", "segment_indices"],
             "dynvid.data.transforms": [
                 "decode_size",
@@ -60,6 +64,7 @@ __all__ = [
     "FrameFolder",
     "HMDB51DataModule",
     "KineticsDataModule",
+    "ShardDataModule",
     "SomethingSomethingV1DataModule",
     "SomethingSomethingV2DataModule",
     "SyntheticDataModule",
@@ -79,8 +84,10 @@ __all__ = [
     "collate",
     "decode_size",
     "eval_transform",
+    "index_shards",
     "mixup",
     "open_video",
+    "pack",
     "segment_indices",
     "three_crop_transform",
     "train_transform",

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from os import cpu_count
-from os.path import abspath
 from pathlib import Path
 from typing import Literal, TextIO, get_args
 
@@ -16,7 +15,7 @@ from rich.table import Table
 
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import Split
-from dynvid.data.files import csv_line, parse_rows, place, short, write_csv, write_missing
+from dynvid.data.files import csv_line, parse_rows, place, short, whole_path, write_csv, write_missing
 from dynvid.data.overview import class_table, findings
 from dynvid.data.video import verified_video
 from dynvid.data.workers import Lost, apply
@@ -144,7 +143,7 @@ def check_videos(
                 bad += result.status != "ok"
                 progress.update(task, advance=1, bad=bad)
         # All that were ever found: those already left out by `exclude` are not among `paths`.
-        unreadable = [(abspath(result.path), result.reason) for result in results.values() if result.status != "ok"]
+        unreadable = [(whole_path(result.path), result.reason) for result in results.values() if result.status != "ok"]
         write_csv(folder / "unreadable.csv", [("path", "reason"), *unreadable])
         statuses = Counter(results[path].status for path in names)
         statistics = _statistics([results[path] for path in names])

@@ -18,6 +18,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
+from dynvid.data.address import place_at
 from dynvid.data.dataset import (
     OnError,
     Split,
@@ -28,7 +29,7 @@ from dynvid.data.dataset import (
     classes_of,
     collate,
 )
-from dynvid.data.files import find_all, read_excluded, write_missing
+from dynvid.data.files import find_all, read_excluded, whole_path, write_missing
 from dynvid.data.overview import doubts
 from dynvid.data.sampling import Sampling
 from dynvid.data.transforms import decode_size, eval_transform, mixup, three_crop_transform, train_transform
@@ -53,7 +54,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
     `missing_<split>.txt` beside the trainer's logs.
 
     Args:
-        root: Folder that holds the data.
+        root: Folder that holds the data, or its address in object storage, such as `s3://bucket/videos`.
         num_frames: Frames per video.
         size: Height and width of the frames, in pixels.
         batch_size: Videos per batch.
@@ -126,7 +127,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             if not fits:  # nor does nan
                 raise InputError(f"{name}={printable(value)}: {meant}")
         self.min_area = 0.25  # of a training crop
-        self.root = Path(root)
+        self.root = place_at(root)
         self.num_frames = num_frames
         self.size = size
         self.batch_size = batch_size
@@ -249,7 +250,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             listed = carve(listed, self.val_fraction, self.seed)[split == "val"]
         found = [_at(path_of[video.path], video) for video in listed if video.path in path_of]
         excluded = read_excluded(self.exclude) if self.exclude else set()
-        kept = [video for video in found if os.path.abspath(video.path) not in excluded] if excluded else found
+        kept = [video for video in found if whole_path(video.path) not in excluded] if excluded else found
         self.missing[split] = [video.path for video in listed if video.path not in path_of]
         self.excluded[split] = (
             sorted({video.path for video in found} - {video.path for video in kept}) if excluded else []

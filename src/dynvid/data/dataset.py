@@ -9,7 +9,7 @@ from torch.utils.data import Dataset, default_collate
 
 from dynvid.data.sampling import Sampling, cheap_indices, clip_indices, segment_indices
 from dynvid.data.transforms import Transform
-from dynvid.data.video import open_video
+from dynvid.data.video import open_listed
 from dynvid.errors import InputError, VideoError
 from dynvid.multilabel import Label, multi_hot
 
@@ -22,7 +22,7 @@ class Video:
     """One labelled video.
 
     Attributes:
-        path: A video file, or a folder of JPEG or PNG frames.
+        path: A video file, a folder of JPEG or PNG frames, an address, or a clip within a shard (`Member.path`).
         label: Index into the class names; where labels are sets, the sorted tuple of them. -1 where it is unknown.
         group: The recording that the clip was cut from; empty where the clip is its own.
     """
@@ -118,7 +118,7 @@ class VideoDataset(Dataset[dict[str, Any] | Skipped]):
     def __getitem__(self, index: int) -> dict[str, Any] | Skipped:
         video = self.videos[index]
         try:
-            reader = open_video(video.path)
+            reader = open_listed(video.path)
             if self.train:
                 indices = segment_indices(len(reader), self.num_frames, torch.default_generator)
             elif self.sampling == "cheap":  # clip c takes the c-th of the parts into which clips divide a segment

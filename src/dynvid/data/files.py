@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, 
 from pathlib import Path
 from typing import Any, Literal
 
+from dynvid.data.address import Address, Place, entries_at, place_at
+from dynvid.data.store import is_uri
 from dynvid.data.video import VIDEO_SUFFIXES
 from dynvid.data.walk import entries_once, is_folder
 from dynvid.errors import InputError, MissingFileError
@@ -17,18 +19,19 @@ from dynvid.text import printable
 from dynvid.whole import write_whole
 
 
-def find_names(folder: Path, names: Collection[str]) -> dict[str, str]:
+def find_names(folder: Place, names: Collection[str]) -> dict[str, str]:
     """Find videos by name: the first of the places that `find_all` gives."""
     return {name: places[0] for name, places in find_all(folder, names).items()}
 
 
-def find_all(folder: Path, names: Collection[str]) -> dict[str, list[str]]:
+def find_all(folder: Place, names: Collection[str]) -> dict[str, list[str]]:
     """Find videos by name, however they are sorted into folders and whatever they were encoded to.
 
     Every folder is listed once, however many links lead to it.
 
     Args:
-        folder: Where to look, at any depth. Hidden folders and the frames of frame folders are passed over.
+        folder: Where to look, at any depth. Hidden folders and the frames of frame folders are passed over; in object
+            storage there are no frame folders.
         names: Names of video files without their ending, or of frame folders; best a set.
 
     Returns:
@@ -42,7 +45,7 @@ def find_all(folder: Path, names: Collection[str]) -> dict[str, list[str]]:
             if stem in names and stem.strip(".") and (dot + ending).lower() in VIDEO_SUFFIXES:
                 found[stem].append(entry.path)
             elif is_folder(entry):
-                if entry.name in names:
+                if entry.name in names and not is_uri(entry.path):
                     found[entry.name].append(entry.path)
                 elif not entry.name.startswith("."):
                     folders.append(entry.path)
@@ -61,12 +64,20 @@ def find_paths(paths: Collection[str], list_names: Callable[[str], Set[str]] | N
     """
     by_folder: dict[str, list[str]] = defaultdict(list)
     for path in paths:
-        by_folder[os.path.dirname(path)].append(path)
+        by_folder[_folder_of(path)].append(path)
     found: dict[str, str] = {}
     for folder, inside in by_folder.items():
         names = (list_names or names_in)(folder or ".")
-        found |= {path: path for path in inside if os.path.basename(path) in names}
+        found |= {path: path for path in inside if _name_of(path) in names}
     return found
+
+
+def _folder_of(path: str) -> str:
+    return str(Address(path).parent) if is_uri(path) else os.path.dirname(path)
+
+
+def _name_of(path: str) -> str:
+    return Address(path).name if is_uri(path) else os.path.basename(path)
 
 
 def find_groups(pattern: str, paths: Sequence[str], option: str) -> list[str]:
@@ -94,11 +105,18 @@ def find_groups(pattern: str, paths: Sequence[str], option: str) -> list[str]:
 
 
 def names_in(folder: str) -> Set[str]:
-    """What lies in a folder, which need not be there."""
+    """What lies in a folder, which need not be there; in object storage, the files."""
+    if is_uri(folder):
+        return {entry.name for entry in entries_at(folder) if not entry.is_dir()}
     return set(os.listdir(folder)) if os.path.isdir(folder) else set()
 
 
-def read_text(file: Path, hint: str, errors: Literal["strict", "surrogateescape"] = "strict") -> str:
+def whole_path(path: str) -> str:
+    """A path by which a video is known wherever one stands: absolute, or an address as it is."""
+    return path if is_uri(path) else os.path.abspath(path)
+
+
+def read_text(file: Place, hint: str, errors: Literal["strict", "surrogateescape"] = "strict") -> str:
     """The text of an annotation file, line ends as they are.
 
     Args:
@@ -130,7 +148,7 @@ def read_text(file: Path, hint: str, errors: Literal["strict", "surrogateescape"
     return text
 
 
-def read_lines(file: Path, hint: str) -> list[tuple[int, str]]:
+def read_lines(file: Place, hint: str) -> list[tuple[int, str]]:
     """Numbered lines of a list file, less the blank ones: official files mix line ends and trailing blanks.
 
     Arguments and errors are those of `read_text`.
@@ -140,7 +158,7 @@ def read_lines(file: Path, hint: str) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
-def read_rows(file: Path, columns: Collection[str], hint: str) -> Iterator[tuple[int, dict[str, str]]]:
+def read_rows(file: Place, columns: Collection[str], hint: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Numbered rows of a CSV file with a header, less the blank ones; arguments and errors are those of `parse_rows`.
 
     Raises:
@@ -150,7 +168,7 @@ def read_rows(file: Path, columns: Collection[str], hint: str) -> Iterator[tuple
 
 
 def parse_rows(
-    text: str, file: Path, columns: Collection[str], hint: str, exact: bool = False
+    text: str, file: Place, columns: Collection[str], hint: str, exact: bool = False
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of the text of a CSV file, one after the other, by column and with the line that each ends in.
 
@@ -192,7 +210,7 @@ def parse_rows(
         _header([], file, 1, columns, hint)
 
 
-def _header(cells: Sequence[str], file: Path, line: int, columns: Collection[str], hint: str) -> list[str]:
+def _header(cells: Sequence[str], file: Place, line: int, columns: Collection[str], hint: str) -> list[str]:
     """The names of the columns, in lower case.
 
     Raises:
@@ -207,7 +225,7 @@ def _header(cells: Sequence[str], file: Path, line: int, columns: Collection[str
     return header
 
 
-def read_json(file: Path, hint: str) -> Any:
+def read_json(file: Place, hint: str) -> Any:
     """The content of a JSON file.
 
     Args:
@@ -234,12 +252,12 @@ def read_excluded(file: str | Path) -> set[str]:
         FileNotFoundError: It is missing.
         ValueError: It has no such column.
     """
-    file, hint = Path(file), "`exclude` takes a file with the columns path,reason"
-    rows = parse_rows(read_text(file, hint, "surrogateescape"), file, ["path"], hint, exact=True)
-    return {os.path.abspath(row["path"]) for _, row in rows}
+    listing, hint = place_at(file), "`exclude` takes a file with the columns path,reason"
+    rows = parse_rows(read_text(listing, hint, "surrogateescape"), listing, ["path"], hint, exact=True)
+    return {whole_path(row["path"]) for _, row in rows}
 
 
-def check_names(file: Path, numbered: Iterable[tuple[int, str]]) -> list[str]:
+def check_names(file: Place, numbered: Iterable[tuple[int, str]]) -> list[str]:
     """The class names of a list, which must be there and differ.
 
     Raises:
@@ -278,7 +296,7 @@ def csv_line(cells: Iterable[object]) -> str:
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
-def place(file: Path, line: int) -> str:
+def place(file: Place, line: int) -> str:
     """How errors call a line of a file."""
     return f"{printable(file)}, line {line}"
 

@@ -2,11 +2,12 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from dynvid.data.address import Address, Place, place_at
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import OnError, Split, Video
 from dynvid.data.files import find_groups, find_paths, names_in, place, quoted, read_rows, short
@@ -17,12 +18,12 @@ from dynvid.errors import InputError, MissingFileError
 from dynvid.multilabel import SEPARATOR
 from dynvid.text import printable
 
-# What people call the splits, in any case.
-_SPLITS: dict[str, Split] = {
+SPLITS: dict[str, Split] = {
     **dict.fromkeys(["train", "training"], "train"),
     **dict.fromkeys(["val", "valid", "validate", "validation"], "val"),
     **dict.fromkeys(["test", "testing"], "test"),
 }
+"""What people call the splits, in lower case."""
 
 
 class Entry(NamedTuple):
@@ -45,7 +46,7 @@ class VideoFolderDataModule(VideoDataModule):
     train is kept back for it (`carve`). Classes are those of the training videos, sorted by name.
 
     Args:
-        root: Folder that holds the data.
+        root: Folder that holds the data, or its address in object storage, where folders of frames are passed over.
         annotations: The CSV file, absolute or from `root`; None for folders.
         group: In folders, the regular expression whose find in the path from `root` names the recording of a clip (its
             first group, where it has one), such as `tape\\d+`; by default each video is its own.
@@ -152,7 +153,7 @@ class VideoFolderDataModule(VideoDataModule):
             entries, left = read_folders(source)
             entries = joined(entries) if self.multi_label else entries
             if self.group is not None:
-                inside = [os.path.relpath(entry.path, self.root) for entry in entries]
+                inside = ["/".join(place_at(entry.path).parts[len(self.root.parts) :]) for entry in entries]
                 groups = find_groups(self.group, inside, "group")
                 entries = [entry._replace(group=name) for entry, name in zip(entries, groups, strict=True)]
             if not _folders_by_split(source)[0]:
@@ -168,7 +169,7 @@ class VideoFolderDataModule(VideoDataModule):
         return entries
 
 
-def read_folders(root: Path) -> tuple[list[Entry], Counter[str]]:
+def read_folders(root: Place) -> tuple[list[Entry], Counter[str]]:
     """Videos in `root/<split>/<class>/`, or in `root/<class>/`, at any depth.
 
     Args:
@@ -189,7 +190,7 @@ def read_folders(root: Path) -> tuple[list[Entry], Counter[str]]:
     entries = []
     for split in get_args(Split):
         if split in folder_of:
-            for path in sorted(folder_of[split].iterdir()):
+            for path in _in_order(folder_of[split].iterdir()):
                 if path.name.startswith("."):
                     passed["hidden"] += 1
                 elif path.is_dir():
@@ -199,12 +200,12 @@ def read_folders(root: Path) -> tuple[list[Entry], Counter[str]]:
     return entries, +passed  # less what was not there
 
 
-def _folders_by_split(root: Path) -> tuple[dict[Split, Path], Counter[str]]:
+def _folders_by_split(root: Place) -> tuple[dict[Split, Place], Counter[str]]:
     """The folders of the splits, and what else there is."""
-    folder_of: dict[Split, Path] = {}
+    folder_of: dict[Split, Place] = {}
     passed: Counter[str] = Counter()
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        split = _SPLITS.get(folder.name.lower())
+    for folder in _in_order(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        split = SPLITS.get(folder.name.lower())
         if split is None:
             passed[f"folder {printable(folder.name)}"] += 1
         elif split in folder_of:
@@ -242,7 +243,7 @@ def joined(entries: Sequence[Entry]) -> list[Entry]:
     return list(found.values())
 
 
-def read_csv(file: Path, multi_label: bool = False) -> tuple[list[Entry], Counter[str]]:
+def read_csv(file: Place, multi_label: bool = False) -> tuple[list[Entry], Counter[str]]:
     """Videos of a CSV file with the columns `path,label,split` and optionally `group`; paths count from its folder.
 
     Args:
@@ -271,7 +272,7 @@ def read_csv(file: Path, multi_label: bool = False) -> tuple[list[Entry], Counte
             label = SEPARATOR.join(names)
         if not split:
             raise InputError(f"{place(file, number)}: split is empty; it is train, val or test")
-        if known := _SPLITS.get(split.lower()):
+        if known := SPLITS.get(split.lower()):
             if multi_label and (before := lines.setdefault((known, path), number)) != number:
                 raise InputError(
                     f"{place(file, number)}: {quoted(path)} is in line {before} already; a video of several classes "
@@ -293,9 +294,9 @@ def told(counts: Counter[str]) -> str:
     return ", ".join(kinds[:8]) + (", ..." if len(kinds) > 8 else "")
 
 
-def _videos(folder: Path, passed: Counter[str]) -> list[Path]:
+def _videos(folder: Place, passed: Counter[str]) -> list[Place]:
     """Videos of a class at any depth, sorted by path: files with a known ending, and folders of frames."""
-    videos: list[Path] = []
+    videos: list[Place] = []
     endings: Counter[str] = Counter()
     folders, seen = [folder], set[tuple[int, int]]()
     while folders:
@@ -303,7 +304,10 @@ def _videos(folder: Path, passed: Counter[str]) -> list[Path]:
         entries = entries_once(current, seen)
         if entries is None:  # a link that leads back
             continue
-        inside = by_kind(entries)
+        inside = by_kind(entries, place_at)
+        if inside.is_video and isinstance(current, Address):
+            passed["folders of frames, which are read from a disk only"] += 1
+            continue
         if current != folder and inside.is_video:
             videos.append(current)
             passed["inside folders of frames"] += len(inside.folders)
@@ -319,8 +323,12 @@ def _videos(folder: Path, passed: Counter[str]) -> list[Path]:
         hint = own if endings.keys() & IMAGE_SUFFIXES else f"endings of videos are {', '.join(sorted(VIDEO_SUFFIXES))}"
         raise InputError(f"{printable(folder)}: no video; found {found}; {hint}")
     passed += endings
-    return sorted(videos)
+    return _in_order(videos)
 
 
-def _ending(path: Path) -> str:
+def _in_order(places: Iterable[Place]) -> list[Place]:
+    return sorted(places, key=lambda place: place.parts)
+
+
+def _ending(path: Place) -> str:
     return printable(path.suffix.lower()) or "without ending"

@@ -5,6 +5,7 @@ from pathlib import Path
 from sys import intern
 from typing import Literal
 
+from dynvid.data.address import Place
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import OnError, Split, Video
 from dynvid.data.files import place, quoted, read_rows, short
@@ -98,10 +99,11 @@ class KineticsDataModule(VideoDataModule):
             videos.append(Video(video, label_of[label], name))
         return videos
 
-    def _file(self, *splits: str) -> Path:
+    def _file(self, *splits: str) -> Place:
         """The annotation file of the first of the splits that has one, under one of its usual names."""
         for split in splits:
-            found = sorted({file for pattern in _FILES[split] for file in self.annotations.glob(pattern)})
+            files = {file for pattern in _FILES[split] for file in self.annotations.glob(pattern)}
+            found = sorted(files, key=lambda file: file.name)
             if len(found) > 1:
                 both = " and ".join(printable(file.name) for file in found)
                 raise InputError(f"{printable(self.annotations)}: holds {both}; leave one")
@@ -111,7 +113,7 @@ class KineticsDataModule(VideoDataModule):
         raise MissingFileError(f"{printable(self.annotations)}: holds no {names}; {_HINT}")
 
 
-def _rows(file: Path) -> list[tuple[int, str, str, str, str]]:
+def _rows(file: Place) -> list[tuple[int, str, str, str, str]]:
     """Rows of an annotation file: line, class, id, start and end; texts that many of them share are held once."""
     rows = []
     for number, row in read_rows(file, ("label", "youtube_id", "time_start", "time_end"), _HINT):

@@ -5,13 +5,16 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b, file_digest
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from dynvid.data.dataset import Split, Video, classes_of
 from dynvid.data.files import write_csv
+from dynvid.data.members import size_of, source_of
 from dynvid.data.video import is_frame
+from dynvid.errors import DynvidError
 from dynvid.multilabel import SEPARATOR, names_of
 from dynvid.text import printable, printable_label
 
@@ -82,7 +85,8 @@ def findings(sets: Sets, class_names: Sequence[str], folder: Path) -> list[str]:
         first, second = (printable_label(_text(video, class_names)) for video in (video, copy))
         pair = f"{printable(video.path)} ({first}) and {printable(copy.path)} ({second})"
         line = f"{len(torn)} videos have two labels, such as {pair}; see {printable(listing)}"
-        if os.path.samefile(video.path, copy.path) and not _are_sets(sets):
+        on_disk = os.path.exists(video.path) and os.path.exists(copy.path)  # in a store there are no links
+        if on_disk and os.path.samefile(video.path, copy.path) and not _are_sets(sets):
             line += "; these are one file: data.multi_label true takes it for a video of both classes"
         lines.append(line)
     if twice or torn:
@@ -145,7 +149,7 @@ def same_content(sets: Sets) -> list[list[tuple[Split, Video]]]:
     by_size: dict[int, list[tuple[Split, Video]]] = defaultdict(list)
     for split, videos in sets.items():
         for video in videos:
-            by_size[sum(map(_size, _files(video.path)))].append((split, video))
+            by_size[sum(map(size_of, _files(video.path)))].append((split, video))
     by_content: dict[tuple[int, bytes], list[tuple[Split, Video]]] = defaultdict(list)
     for size, alike in by_size.items():
         if size and _differ(alike):
@@ -182,20 +186,14 @@ def _files(path: str) -> list[str]:
         return []
 
 
-def _size(file: str) -> int:
-    try:
-        return os.stat(file).st_size if os.path.isfile(file) else 0
-    except OSError:
-        return 0
-
-
 def _digest(path: str) -> bytes | None:
     """A hash of all bytes of a video; None where they cannot be read."""
     whole = blake2b()
     try:
         for name in _files(path):
-            with open(name, "rb") as file:
+            source: Any = source_of(name)
+            with open(source, "rb") if isinstance(source, str) else source as file:
                 whole.update(file_digest(file, blake2b).digest())
-    except OSError:
+    except (OSError, DynvidError):
         return None
     return whole.digest()

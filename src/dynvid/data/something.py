@@ -4,6 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from dynvid.data.address import Place, place_at
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import OnError, Split, Video
 from dynvid.data.files import check_names, place, quoted, read_json, read_lines, whole_number
@@ -50,7 +51,7 @@ class SomethingSomethingV1DataModule(VideoDataModule):
         background: str | None = None,
     ) -> None:
         super().__init__(
-            _inside(root, "v1"),
+            str(_inside(root, "v1")),
             num_frames=num_frames,
             size=size,
             batch_size=batch_size,
@@ -68,7 +69,7 @@ class SomethingSomethingV1DataModule(VideoDataModule):
             balanced=balanced,
             background=background,
         )
-        self.annotations = Path(root) / annotations
+        self.annotations = place_at(root) / annotations
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -123,7 +124,7 @@ class SomethingSomethingV2DataModule(VideoDataModule):
         background: str | None = None,
     ) -> None:
         super().__init__(
-            _inside(root, "v2"),
+            str(_inside(root, "v2")),
             num_frames=num_frames,
             size=size,
             batch_size=batch_size,
@@ -141,7 +142,7 @@ class SomethingSomethingV2DataModule(VideoDataModule):
             balanced=balanced,
             background=background,
         )
-        self.annotations = Path(root) / annotations
+        self.annotations = place_at(root) / annotations
         self.test_list = test_list
 
     @cached_property
@@ -186,14 +187,14 @@ class SomethingSomethingV2DataModule(VideoDataModule):
             videos.append(Video(video, label_of[name]))
         return videos
 
-    def _file(self, name: str) -> Path:
+    def _file(self, name: str) -> Place:
         names = [self.annotations / f"something-something-v2-{name}", self.annotations / name]
         if file := next((file for file in names if file.exists()), None):
             return file
         raise MissingFileError(f"{printable(names[0])} does not exist: {_HINT}")
 
 
-def read_ids(file: Path, class_names: list[str]) -> list[Video]:
+def read_ids(file: Place, class_names: list[str]) -> list[Video]:
     """Videos of a file with lines of `id;label`.
 
     Raises:
@@ -210,7 +211,7 @@ def read_ids(file: Path, class_names: list[str]) -> list[Video]:
     return videos
 
 
-def _inside(root: str | Path, version: str) -> Path:
+def _inside(root: str | Path, version: str) -> Place:
     """The folder that the download unpacks to, if it is there: ids of the two versions are alike."""
-    folder = Path(root) / f"20bn-something-something-{version}"
-    return folder if folder.is_dir() else Path(root)
+    folder = place_at(root) / f"20bn-something-something-{version}"
+    return folder if folder.is_dir() else place_at(root)

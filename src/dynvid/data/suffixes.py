@@ -1,6 +1,6 @@
 """What the names of files say that they are: for what only looks for videos, and loads no decoder."""
 
-from pathlib import Path
+from dynvid.data.address import Place
 
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
 """Lower-case file endings that count as a frame of a frame folder."""
@@ -14,9 +14,10 @@ VIDEO_SUFFIXES = frozenset(
 """Lower-case file endings that count as a video."""
 
 
-def is_frame(path: Path) -> bool:
+def is_frame(path: Place) -> bool:
     """Whether a path looks like a frame of a frame folder.
 
+    >>> from pathlib import Path
     >>> is_frame(Path("img_00001.jpg")), is_frame(Path("notes.txt"))
     (True, False)
     """

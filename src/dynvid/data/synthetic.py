@@ -14,6 +14,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from dynvid.data.address import Address
 from dynvid.data.dataset import OnError
 from dynvid.data.files import read_json
 from dynvid.data.folders import VideoFolderDataModule
@@ -187,6 +188,8 @@ class SyntheticDataModule(VideoFolderDataModule):
     def prepare_data(self) -> None:
         """Write the clips, all or nothing: they appear under `root` when the last one is there."""
         root, hint = self.root, "remove it or choose another root"
+        if isinstance(root, Address):
+            raise InputError(f"{printable(root)}: generated clips are written to a disk; choose a folder there")
         recipe = {
             "clips_per_class": self.clips_per_class,
             "clip_frames": self.clip_frames,

@@ -4,6 +4,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from dynvid.data.address import Place
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import OnError, Split, Video
 from dynvid.data.files import check_names, place, quoted, read_lines, whole_number
@@ -78,7 +79,7 @@ class UCF101DataModule(VideoDataModule):
         return [] if split == "val" else read_list(self.annotations, split, self.split)
 
 
-def read_classes(annotations: Path) -> list[str]:
+def read_classes(annotations: Place) -> list[str]:
     """Class names of `classInd.txt` ("1 ApplyEyeMakeup"), in order.
 
     Args:
@@ -97,7 +98,7 @@ def read_classes(annotations: Path) -> list[str]:
     return check_names(file, names)
 
 
-def read_list(annotations: Path, part: Literal["train", "test"], split: int) -> list[Video]:
+def read_list(annotations: Place, part: Literal["train", "test"], split: int) -> list[Video]:
     """Videos of an official list, by name (`v_<class>_gNN_cNN`).
 
     The label comes from the folder name: test lists carry no other.

@@ -13,6 +13,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dynvid.data.members import source_of
 from dynvid.data.reading.access import ParkedAccess, RandomAccess, SequentialAccess, access_to
 from dynvid.data.reading.container import check_size, demux
 from dynvid.data.reading.converter import Converter, Image, display_matrix, shrunk
@@ -202,8 +203,18 @@ def open_video(path: str | Path) -> VideoReader | FrameFolder:
     Raises:
         VideoError: It cannot be opened, or is a folder of several videos.
     """
-    path = _video_in(path)
+    path = video_in(path)
     return FrameFolder(path) if os.path.isdir(path) else VideoReader(path)
+
+
+def open_listed(path: str) -> VideoReader | FrameFolder:
+    """Open a video that a data module lists: as `open_video`, or by its address, or within a shard.
+
+    Raises:
+        VideoError: It cannot be opened, or is a folder of several videos.
+    """
+    source = source_of(path)
+    return open_video(source) if isinstance(source, str) else VideoReader(source, path)
 
 
 def verified_video(path: str | Path) -> VideoReader | FrameFolder:
@@ -216,13 +227,15 @@ def verified_video(path: str | Path) -> VideoReader | FrameFolder:
         VideoError: It cannot be opened.
         DamagedVideoError: Something in it does not decode as it should.
     """
-    path = _video_in(path)
+    path = str(path)
+    if isinstance(source_of(path), str):
+        path = str(video_in(path))
     if os.path.isdir(path):
         folder = FrameFolder(path)
         for start in range(0, len(folder), _CHUNK):
             folder.read(range(start, min(start + _CHUNK, len(folder))), short_side=16)
         return folder
-    reader, track = VideoReader(path), demux(path, trust_tables=False)
+    reader, track = VideoReader(source_of(path), path), demux(source_of(path), path, trust_tables=False)
     if track.is_cut:
         raise DamagedVideoError(f"{path}: the file ends before the size that it states")
     decoder, times = Decoder(track, strict=True), set()
@@ -240,7 +253,7 @@ def verified_video(path: str | Path) -> VideoReader | FrameFolder:
     return reader
 
 
-def _video_in(path: str | Path) -> str | Path:
+def video_in(path: str | Path) -> str | Path:
     """The only video file in a folder, if it holds one; else the path itself."""
     if not os.path.isdir(path):
         return path

@@ -1,21 +1,24 @@
 """What lies in a folder, and which folders were seen already: for all that looks for videos at any depth."""
 
 import os
-from collections.abc import Iterable
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
+from dynvid.data.address import Entry, Place, entries_at
+from dynvid.data.store import is_uri
 from dynvid.data.suffixes import VIDEO_SUFFIXES, is_frame
 
+P = TypeVar("P", bound=Place)
 
-class Contents(NamedTuple):
+
+class Contents(NamedTuple, Generic[P]):
     """What lies in a folder, by kind."""
 
-    hidden: list[Path]
-    folders: list[Path]
-    videos: list[Path]
-    frames: list[Path]
-    others: list[Path]
+    hidden: list[P]
+    folders: list[P]
+    videos: list[P]
+    frames: list[P]
+    others: list[P]
 
     @property
     def is_video(self) -> bool:
@@ -23,7 +26,7 @@ class Contents(NamedTuple):
         return bool(self.frames) and not self.videos
 
 
-def entries_once(folder: str | Path, seen: set[tuple[int, int]]) -> list[os.DirEntry[str]] | None:
+def entries_once(folder: str | Place, seen: set[tuple[int, int]]) -> Sequence[os.DirEntry[str] | Entry] | None:
     """The entries of a folder in the order of their names; None where a link led to it before.
 
     Args:
@@ -33,6 +36,9 @@ def entries_once(folder: str | Path, seen: set[tuple[int, int]]) -> list[os.DirE
     Raises:
         OSError: It cannot be read.
     """
+    folder = str(folder)
+    if is_uri(folder):
+        return entries_at(folder)  # there are no links
     status = os.stat(folder)
     if (status.st_dev, status.st_ino) in seen:
         return None
@@ -42,11 +48,11 @@ def entries_once(folder: str | Path, seen: set[tuple[int, int]]) -> list[os.DirE
     return listed
 
 
-def by_kind(entries: Iterable[os.DirEntry[str]]) -> Contents:
+def by_kind(entries: Iterable[os.DirEntry[str] | Entry], place: Callable[[str], P]) -> Contents[P]:
     """Sort the entries of a folder by what their names say they are."""
-    contents = Contents([], [], [], [], [])
+    contents: Contents[P] = Contents([], [], [], [], [])
     for entry in entries:
-        path = Path(entry.path)
+        path = place(entry.path)
         if entry.name.startswith("."):
             contents.hidden.append(path)
         elif is_folder(entry):
@@ -60,7 +66,7 @@ def by_kind(entries: Iterable[os.DirEntry[str]]) -> Contents:
     return contents
 
 
-def is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str] | Entry) -> bool:
     """Whether an entry is a folder or a link to one; no link to itself is."""
     try:
         return entry.is_dir()

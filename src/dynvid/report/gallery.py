@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 
 from dynvid.data import cheap_indices, open_video, segment_indices
+from dynvid.data.store import is_uri
+from dynvid.data.video import open_listed
 from dynvid.errors import DynvidError, InputError
 from dynvid.multilabel import plain_labels
 from dynvid.outputs import Outputs
@@ -85,7 +87,8 @@ def _typical(outputs: Outputs, k: int) -> list[int]:
 
 def _pictures(path: str, order: list[int], frames: int, sampling: str) -> list[str]:
     """The first frames in processing order, as data URIs."""
-    reader, count = open_video(path), len(order)
+    # What a table from elsewhere names never reaches the network.
+    reader, count = open_video(path) if is_uri(path) else open_listed(path), len(order)
     sampled = cheap_indices(reader.decode_costs, count) if sampling == "cheap" else segment_indices(len(reader), count)
     indices = sampled[torch.tensor(order[:frames])]
     return [_uri(frame.permute(1, 2, 0).numpy()) for frame in reader.read(indices, SIDE)]

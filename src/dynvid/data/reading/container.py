@@ -145,7 +145,7 @@ def demux(source: str | Path | bytes | BinaryIO, name: str | None = None, trust_
     except av.ArgumentError as error:  # FFmpeg's word for a format that is not in the list
         raise VideoError(f"{name}: cannot open (in no video format that is read)") from error
     except (av.FFmpegError, OSError) as error:
-        raise VideoError(f"{name}: cannot open ({error.strerror or error})") from error
+        raise VideoError(f"{name}: cannot open ({_said(error)})") from error
     except IndexError as error:  # a stream that appeared on the way: PyAV does not know it
         raise VideoError(f"{name}: cannot open (its streams change on the way)") from error
 
@@ -193,7 +193,12 @@ def _head(source: Any, name: str) -> bytes:
             file.seek(place)
             return head
     except OSError as error:
-        raise VideoError(f"{name}: cannot open ({error.strerror or error})") from error
+        raise VideoError(f"{name}: cannot open ({_said(error)})") from error
+
+
+def _said(error: av.FFmpegError | OSError) -> str:
+    """What the operating system says in few words, or object storage in several lines."""
+    return " ".join(str(error.strerror or error).split())
 
 
 def check_size(height: int, width: int, name: str) -> None:

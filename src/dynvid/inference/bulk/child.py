@@ -6,23 +6,21 @@ each video that it begins before it opens it. One that cannot be read in company
 tells whether the video is at fault or the machine. When its parent is gone it ends, whatever it is doing.
 """
 
-import errno
-import io
 import os
 import signal
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from dynvid.data.store import OF_THE_FILE, RemoteFile, is_uri
 from dynvid.errors import DynvidError, InputError
 from dynvid.inference.bulk.digests import digest_of_model
 from dynvid.inference.bulk.rows import Row
-from dynvid.inference.bulk.store import filesystem_of, is_uri
 
 if TYPE_CHECKING:
     from dynvid.inference.recognizer import Recognition, Recognizer
@@ -63,68 +61,8 @@ class Settings:
 # A row is doubtful if the machine may be to blame for it.
 Message = tuple[Any, ...]
 
-# What the operating system says of one file; anything else, such as too many open files, it says of itself.
-_OF_THE_FILE = {
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM),
-    *(errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
-}
-
-
 STOPS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 """Signals that come to a whole group of processes, and are for the parent alone: when that ends, this one does."""
-
-
-class RemoteFile(io.RawIOBase):
-    """A file in object storage, opened when it is first read: by a thread that decodes, not where videos are listed.
-
-    Args:
-        uri: Its address.
-
-    Attributes:
-        failed: Whether object storage did not answer as it should, which is more than that there is no such file.
-    """
-
-    def __init__(self, uri: str) -> None:
-        self.name, self.failed, self._file = uri, False, None
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self.failed = not isinstance(error, FileNotFoundError) and error.errno not in _OF_THE_FILE
-            raise
-
-    def _opened(self) -> Any:
-        if self._file is None:
-            system, path = filesystem_of(self.name)
-            with self._watched():
-                self._file = system.open_input_file(path)
-        return self._file
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def seekable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """See `io.RawIOBase`."""
-        file = self._opened()
-        with self._watched():
-            read = file.read(len(buffer))
-        buffer[: len(read)] = read
-        return len(read)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """See `io.IOBase`."""
-        return int(self._opened().seek(offset, whence))
-
-    def tell(self) -> int:
-        """See `io.IOBase`."""
-        return int(self._opened().tell())
 
 
 def main(pipe: int) -> None:
@@ -242,7 +180,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _is_of_the_machine(error: BaseException) -> bool:
     # Pillow says what is wrong with a picture by an OSError without a number.
-    return isinstance(error, OSError) and error.errno is not None and error.errno not in _OF_THE_FILE
+    return isinstance(error, OSError) and error.errno is not None and error.errno not in OF_THE_FILE
 
 
 def _source(path: str) -> Any:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dynvid.data.store import is_uri
 from dynvid.errors import InputError, ModeError
 from dynvid.inference.bulk.child import Settings
 from dynvid.inference.bulk.digests import digest_of_model, digest_of_names
 from dynvid.inference.bulk.journal import Journal
 from dynvid.inference.bulk.results import Results
 from dynvid.inference.bulk.rows import Row, Totals
-from dynvid.inference.bulk.store import is_uri
 from dynvid.inference.bulk.supervisor import Supervisor
 
 Engine = Literal["local", "ray"]

@@ -35,10 +35,10 @@ import pyarrow.parquet as pq
 
 import dynvid
 from dynvid import strict_json
+from dynvid.data.store import Store, inside, read, store_at
 from dynvid.errors import InputError, MissingFileError
 from dynvid.inference.bulk.keys import Keys, key_of
 from dynvid.inference.bulk.rows import Row, Totals
-from dynvid.inference.bulk.store import Store, inside, read, store_at
 
 MANIFEST = "manifest.json"
 SCHEMA = pa.schema(

@@ -1,19 +1,29 @@
-"""Where results lie: a folder, or an address. Either way a file is there whole or not at all."""
+"""Files by their address in object storage, and where results lie: a folder, or an address."""
 
+import errno
+import io
 import os
 import re
-from contextlib import suppress
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from dynvid.errors import InputError
+from dynvid.errors import InputError, MissingFileError, VideoError
 from dynvid.whole import UNFINISHED, hold, write_whole
 
 _ADDRESS = re.compile(
     r"(?P<root>[A-Za-z][A-Za-z0-9+.-]+://[^/]*)(?P<path>(?:/.*?)?)(?P<options>\?[^/?]*=[^/?]*)?", re.DOTALL
 )
 _OBJECTS = ("s3", "gcs", "abfs")  # where an object that is closed takes the place of another in one step
+_BLOCK = 8 * 2**20  # bytes of a request: a clip is one, and many may be open at once
+
+OF_THE_FILE = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
+}
+"""What the operating system says of one file; anything else, such as too many open files, it says of itself."""
 
 
 class Store(Protocol):
@@ -52,6 +62,34 @@ def is_uri(path: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path) is not None
 
 
+def parts_of_address(uri: str) -> tuple[str, str, str]:
+    """Root, path without a slash at its end, and options of an address.
+
+    >>> parts_of_address("s3://bucket/a/b/?region=eu-north-1")
+    ('s3://bucket', '/a/b', '?region=eu-north-1')
+
+    Raises:
+        InputError: It is none.
+    """
+    parts = _ADDRESS.fullmatch(uri)
+    if parts is None:
+        raise InputError(f"{uri}: no address")
+    return parts["root"], parts["path"].rstrip("/"), parts["options"] or ""
+
+
+@contextmanager
+def requested(uri: str) -> Iterator[None]:
+    """What a store says instead of an answer is an error of one line that names the address.
+
+    Raises:
+        InputError: It did not answer as it should.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{uri}: cannot be read ({' '.join(str(error).split())})") from error
+
+
 def filesystem_of(uri: str) -> tuple[Any, str]:
     """The file system of an address, as pyarrow knows it, and the path in it.
 
@@ -62,14 +100,12 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
     Raises:
         InputError: pyarrow has no such file system.
     """
-    parts = _ADDRESS.fullmatch(uri)
-    if parts is None:
-        raise InputError(f"{uri}: no address")
+    start, path, options = parts_of_address(uri)
     try:
-        system, root = _root(parts["root"], parts["options"] or "")
+        system, root = _root(start, options, os.getpid())
     except Exception as error:  # pyarrow's, or whatever its drivers raise
         raise InputError(f"{uri}: pyarrow opens no such address ({' '.join(str(error).split())})") from error
-    return system, f"{root.rstrip('/')}{parts['path']}"
+    return system, f"{root.rstrip('/')}{path}"
 
 
 def inside(place: str, name: str) -> str:
@@ -85,8 +121,8 @@ def inside(place: str, name: str) -> str:
 
 
 @cache
-def _root(root: str, options: str) -> tuple[Any, str]:
-    """A client per bucket, not per file: to make one takes a request."""
+def _root(root: str, options: str, process: int) -> tuple[Any, str]:
+    """A client per bucket, for to make one takes a request; and per process, for a fork would share connections."""
     from pyarrow.fs import FileSystem
 
     system, path = FileSystem.from_uri(f"{root}/{options}")
@@ -109,6 +145,115 @@ def read(path: str) -> bytes | None:
         return None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+
+
+class RemoteFile(io.RawIOBase):
+    """A file in object storage, or a part of one there or here: for what reads a video from a binary file.
+
+    It is opened when it is first read: by whatever decodes, not where videos are listed. It is asked for in blocks, so
+    that a clip is one request.
+
+    Args:
+        path: Its address; of a part, perhaps a path.
+        part: First byte and length; None for all of the file.
+        name: What errors call it; by default its path.
+        block: Bytes that are asked for at once, unless more are wanted.
+
+    Attributes:
+        failed: Whether object storage did not answer as it should, which is more than that there is no such file.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     _ = file.write(b"0123456789") + (file.flush() or 0)
+    ...     RemoteFile(file.name, (2, 3)).read()
+    b'234'
+    """
+
+    def __init__(
+        self, path: str, part: tuple[int, int] | None = None, name: str | None = None, block: int = _BLOCK
+    ) -> None:
+        self.name, self.failed, self._path, self._part, self._most = name or path, False, path, part, block
+        self._at, self._block, self._begin = 0, b"", 0
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failed = not isinstance(error, FileNotFoundError) and error.errno not in OF_THE_FILE
+            raise
+
+    @cached_property
+    def _file(self) -> Any:
+        with self._watched():
+            return _opened(self._path, os.getpid()) if self._part else _open(self._path)
+
+    @cached_property
+    def _size(self) -> int:
+        return self._part[1] if self._part else int(self._file.size())
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def readall(self) -> bytes:
+        """See `io.RawIOBase`; by one request."""
+        content = bytearray(max(self._size - self._at, 0))
+        self.readinto(content)
+        return bytes(content)
+
+    def readinto(self, buffer: Any) -> int:
+        """See `io.RawIOBase`.
+
+        Raises:
+            OSError: The file cannot be read.
+            VideoError: It ends before the part does.
+        """
+        if not self._begin <= self._at < self._begin + len(self._block):
+            first, wanted = self._part[0] if self._part else 0, min(max(self._most, len(buffer)), self._size - self._at)
+            if wanted <= 0:
+                return 0
+            file = self._file
+            with self._watched():
+                self._block, self._begin = file.read_at(wanted, first + self._at), self._at
+            if len(self._block) < wanted:
+                raise VideoError(f"{self.name}: cannot be read (the file ends before byte {first + self._at + wanted})")
+        part = memoryview(self._block)[self._at - self._begin :][: len(buffer)]
+        buffer[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """See `io.IOBase`."""
+        start = 0 if whence == os.SEEK_SET else self._at if whence == os.SEEK_CUR else self._size
+        self._at = max(start + offset, 0)
+        return self._at
+
+    def tell(self) -> int:
+        """See `io.IOBase`."""
+        return self._at
+
+
+def _open(path: str) -> Any:
+    """A file by its path or address, to be read at any place."""
+    from pyarrow.fs import LocalFileSystem
+
+    if is_uri(path):
+        system, inside = filesystem_of(path)
+        return system.open_input_file(inside)
+    if not os.path.isfile(path):  # a pipe would keep us waiting
+        raise MissingFileError("there is no such file")
+    return LocalFileSystem().open_input_file(path)
+
+
+@lru_cache(64)
+def _opened(path: str, process: int) -> Any:
+    """A shard, of which many clips are read: to open it takes a request."""
+    return _open(path)
 
 
 def store_at(out: str | Path) -> Store:
@@ -184,6 +329,8 @@ class Bucket:
         """See `Store`."""
         path = f"{self._path}/{name}"
         try:
+            if self._unfinished and "/" in name:
+                self._system.create_dir(path.rpartition("/")[0], recursive=True)
             with self._system.open_output_stream(path + self._unfinished) as file:
                 file.write(content)
             if self._unfinished:
