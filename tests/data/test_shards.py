@@ -244,6 +244,10 @@ class TestWhatWasBegun:
                 pack(changed, tmp_path / "out", shard_size=size)
         with pytest.raises(InputError, match=HINT):
             pack(data_in(source), tmp_path / "out", "litdata")
+        (tmp_path / "half").mkdir()
+        (tmp_path / "half" / "begun.txt").write_text("other videos")
+        with pytest.raises(InputError, match=HINT):
+            pack(data_in(source), tmp_path / "half")
 
     def test_holds_nothing_else(self, source: Path, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").touch()
