@@ -49,8 +49,9 @@ ALLOWED = {
     "showcase": {
         *("errors", "text", "extras", "routes", "policy", "nets", "data", "calibration", "inference", "showcase"),
     },
+    "frozen": {"errors", "text", "strict_json", "nets", "data", "checkpoint"},
     "module": {
-        "inference",
+        *("inference", "frozen"),
         *("errors", "calibration", "checkpoint", "losses", "metrics", "nets", "policy", "data", "saving"),
         *("outputs", "profile", "recall", "multilabel"),
     },

@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
@@ -26,9 +26,11 @@ from dynvid.checkpoint import (
 )
 from dynvid.data import Video, VideoDataModule
 from dynvid.data.dataset import Skipped
+from dynvid.data.features import Features
 from dynvid.data.members import source_of
 from dynvid.data.sampling import Sampling
 from dynvid.errors import InputError, VideoError
+from dynvid.frozen import compute_features
 from dynvid.inference import Preparation, Recognizer
 from dynvid.losses import ExitLoss
 from dynvid.metrics import FlopsAccuracy, FlopsAccuracyCurve
@@ -70,6 +72,9 @@ class DynamicInferenceModule(pl.LightningModule):
         backbone_lr_scale: The backbone's share of the learning rate; below 1 where it is pretrained.
         freeze_batch_norm: Keep the backbone's batch norm as it was pretrained, statistics and weights; for small
             batches, or where it is folded into the convolutions.
+        freeze_backbone: Train the heads only, on features that are computed once for each video and its mirror image,
+            from centre frames and centre crops, and kept below the trainer's `default_root_dir`; with other loaders
+            than those of a `VideoDataModule` they are computed anew in each step.
         gradient_equilibrium: See `ExitNet`.
         gradient_checkpointing: See `ExitNet`.
         multi_label: A video may have several classes, or none: labels are sets (see `dynvid.multilabel`), and accuracy
@@ -111,6 +116,7 @@ class DynamicInferenceModule(pl.LightningModule):
         warmup_epochs: float = 0.0,
         backbone_lr_scale: float = 1.0,
         freeze_batch_norm: bool = False,
+        freeze_backbone: bool = False,
         gradient_equilibrium: bool = False,
         gradient_checkpointing: bool = False,
         multi_label: bool = False,
@@ -121,6 +127,10 @@ class DynamicInferenceModule(pl.LightningModule):
         self.net = net
         net.spec()  # what cannot be written into checkpoints is said before anything is trained
         self.backbone_lr_scale, self.freeze_batch_norm = backbone_lr_scale, freeze_batch_norm
+        self.freeze_backbone = freeze_backbone
+        if freeze_backbone:
+            net.segments.requires_grad_(False)
+            net.embeddings.requires_grad_(False)
         if freeze_batch_norm:
             for layer in self._batch_norms():
                 layer.requires_grad_(False)
@@ -254,11 +264,18 @@ class DynamicInferenceModule(pl.LightningModule):
         self.background = getattr(data, "background", None) or self.background
         if stage == "fit" and self.loss.class_weights == "balanced" and isinstance(data, VideoDataModule):
             self.loss.balance(data.class_counts(), data.num_training_videos())
+        if isinstance(data, VideoDataModule):
+            data.features = Features() if stage == "fit" and self.freeze_backbone else None
+            if data.features is not None and data.mixup:
+                raise InputError("data.mixup mixes pixels, and a frozen backbone sees each video once: leave it 0")
         use_whole_files(self.trainer.strategy)
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training mode, frozen batch norm excepted."""
+        """Switch to training mode, what is frozen excepted."""
         super().train(mode)
+        if mode and self.freeze_backbone:
+            self.net.segments.eval()
+            self.net.embeddings.eval()
         if mode and self.freeze_batch_norm:
             for layer in self._batch_norms():
                 layer.eval()
@@ -281,6 +298,21 @@ class DynamicInferenceModule(pl.LightningModule):
             isinstance(callback, ModelCheckpoint) and callback.save_weights_only for callback in callbacks
         ):
             raise InputError("checkpoint.save_weights_only would leave out the averaged weights: leave it off")
+        self._compute_features()
+
+    def _compute_features(self) -> None:
+        """Compute the features of a frozen backbone where the data module asks for them, each process a part."""
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, VideoDataModule) or data.features is None:
+            return
+        folder, world = Path(self.trainer.default_root_dir, "features"), self.trainer.world_size
+        training = self.training
+        self.eval()
+        compute_features(self.net, data, folder, rank_zero_info, slice(self.trainer.global_rank, None, world))
+        if world > 1:
+            self.trainer.strategy.barrier()
+            compute_features(self.net, data, folder, rank_zero_info)  # to know what nobody could read
+        self.train(training)
 
     def configure_optimizers(self) -> Any:
         """The optimizer and the schedulers that were asked for."""
@@ -294,7 +326,7 @@ class DynamicInferenceModule(pl.LightningModule):
         """Two groups of parameters, the heads and the backbone, which learns at its own share of the rate."""
         of_segments = {id(p) for p in self.net.segments.parameters()}
         heads = [p for p in self.net.parameters() if id(p) not in of_segments]
-        backbone = [p for p in self.net.segments.parameters() if p.requires_grad]
+        backbone = [p for p in self.net.segments.parameters() if p.requires_grad]  # none, where it is frozen
         try:
             optimizer = self.optimizer([{"params": heads}, {"params": backbone}])
         except ValueError as error:  # such as a negative learning rate
@@ -343,9 +375,16 @@ class DynamicInferenceModule(pl.LightningModule):
                 "a training batch holds one video, and the heads normalise over the batch: set data.batch_size to 2 or "
                 "more, and leave unreadable videos out with data.exclude, not data.on_error"
             )
-        loss: Tensor = self.loss(self(batch["video"]), batch["label"])
+        loss: Tensor = self.loss(self._answers(batch), batch["label"])
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["label"]))
         return loss
+
+    def _answers(self, batch: Batch) -> Tensor:
+        """Logits of all exits for the videos of a batch, or for their features, by depth (B, n, C): (K, B, classes)."""
+        if "features" in batch:
+            return self.net.answer({depth: x.transpose(0, 1).contiguous() for depth, x in batch["features"].items()})
+        logits: Tensor = self(batch["video"])
+        return logits
 
     def on_train_epoch_end(self) -> None:
         """An average that has not begun is still these weights, when training ends too."""
@@ -366,7 +405,7 @@ class DynamicInferenceModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Record all exits."""
-        self.val_curve.update(self(batch["video"]), batch["label"], batch["index"])
+        self.val_curve.update(self._answers(batch), batch["label"], batch["index"])
 
     def choosing(self) -> Tensor:
         """Which videos of the curve choose checkpoints, bool (N,): in `fit`, all but those kept apart."""

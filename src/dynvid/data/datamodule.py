@@ -29,17 +29,25 @@ from dynvid.data.dataset import (
     classes_of,
     collate,
 )
+from dynvid.data.features import FeatureDataset, Features
 from dynvid.data.files import find_all, read_excluded, whole_path, write_missing
 from dynvid.data.overview import doubts
 from dynvid.data.sampling import Sampling
-from dynvid.data.transforms import decode_size, eval_transform, mixup, three_crop_transform, train_transform
+from dynvid.data.transforms import (
+    Transform,
+    decode_size,
+    eval_transform,
+    mixup,
+    three_crop_transform,
+    train_transform,
+)
 from dynvid.errors import DynvidError, InputError, MissingFileError
 from dynvid.text import printable
 
 T = TypeVar("T")
 Recording = tuple[str, str]  # a group, or the path of a video that is its own
 _PREDICTED_AT_ONCE = 32  # batches: the last steps of a pool, which are not full, are few among so many
-_STATE = {"trainer", "class_names", "missing", "excluded", "skipped"}  # what is no argument
+_STATE = {"trainer", "class_names", "missing", "excluded", "skipped", "features"}  # what is no argument
 
 
 class VideoDataModule(pl.LightningDataModule, ABC):
@@ -86,6 +94,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         missing: `{split: names}` of the listed videos that are not on disk.
         excluded: `{split: paths}` of the videos left out by `exclude`.
         skipped: `{path: reason}` of the unreadable videos left out so far.
+        features: Those of a frozen backbone, which training and validation videos are then taken from.
     """
 
     multi_label = False
@@ -148,6 +157,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         self.missing: dict[Split, list[str]] = {}
         self.excluded: dict[Split, list[str]] = {}
         self.skipped: dict[str, str] = {}
+        self.features: Features | None = None
         self._ready: dict[Split, list[Video]] = {}  # what `setup` found,
         self._ready_for = ""  # and with which arguments: by hand, they may change before the loaders are made
         self._had: dict[tuple[Hashable, ...], Any] | None = None  # in one look at lists and folders
@@ -333,26 +343,47 @@ class VideoDataModule(pl.LightningDataModule, ABC):
 
     def teardown(self, stage: str) -> None:
         """Say how many videos were left out, and which."""
-        self._ready = {}
+        self._ready, self.features = {}, None
         if self.skipped:
             reasons = list(self.skipped.values())
             warnings.warn(f"{len(reasons)} unreadable video(s) left out: {_some(reasons)}", stacklevel=2)
 
+    def views(self) -> dict[str, set[bool]]:
+        """By path, the views of a training or validation video that features are computed of: `True` is mirrored."""
+        train = {video.path: {False, True} if self.hflip else {False} for video in self._known("train")}
+        with suppress(DynvidError):  # said by its loader
+            return {video.path: {False} for video in self._known("val")} | train
+        return train
+
+    def frames(self, paths: Sequence[str]) -> DataLoader[Any]:
+        """Frames of videos as evaluation takes them: batches are lists of items, and of `Skipped`, in this order."""
+        dataset = self._dataset([Video(path, 0) for path in paths], eval_transform(self.size), on_error="skip")
+        return DataLoader(dataset, self.batch_size, num_workers=self.num_workers, collate_fn=list)
+
+    def _dataset(self, videos: Sequence[Video], transform: Transform, **arguments: Any) -> VideoDataset:
+        return VideoDataset(
+            videos,
+            num_frames=self.num_frames,
+            transform=transform,
+            short_side=decode_size(self.size),
+            sampling=self.sampling,
+            **arguments,
+        )
+
     def _loader(self, split: Split, clips: int = 1, crops: int = 1) -> DataLoader[Any]:
         train = split == "train"
         videos = self._videos_for(split)
-        evaluate = eval_transform if crops == 1 else three_crop_transform
-        dataset = VideoDataset(
-            videos,
-            num_frames=self.num_frames,
-            transform=train_transform(self.size, self.hflip, self.min_area) if train else evaluate(self.size),
-            train=train,
-            clips=clips,
-            short_side=decode_size(self.size),
-            on_error=self.on_error,
-            sampling=self.sampling,
-            classes=self.num_classes if self.multi_label else None,
-        )
+        classes = self.num_classes if self.multi_label else None
+        dataset: VideoDataset | FeatureDataset
+        if self.features is not None and split != "test":
+            dataset, num_workers = FeatureDataset(videos, self.features, train and self.hflip, classes), 0
+        else:
+            evaluate = eval_transform if crops == 1 else three_crop_transform
+            transform = train_transform(self.size, self.hflip, self.min_area) if train else evaluate(self.size)
+            dataset = self._dataset(
+                videos, transform, train=train, clips=clips, on_error=self.on_error, classes=classes
+            )
+            num_workers = self.num_workers
         sampler = None
         if train and self.balanced:
             counts = Counter(label for video in videos for label in classes_of(video))
@@ -364,8 +395,8 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             shuffle=train and sampler is None,
             sampler=sampler,
             drop_last=train and len(dataset) > self.batch_size * (self.trainer.world_size if self.trainer else 1),
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from dynvid.data.sampling import Sampling, cheap_indices, clip_indices, segment_indices
@@ -39,6 +40,15 @@ def classes_of(video: Video) -> tuple[int, ...]:
     ((3,), (0, 2), (-1,))
     """
     return (video.label if isinstance(video.label, tuple) else (video.label,)) or (-1,)
+
+
+def label_of(video: Video, classes: int | None) -> Label | Tensor:
+    """A label as batches hold it: where labels are sets of so many classes, int64 (classes,) of 0 and 1.
+
+    >>> label_of(Video("a.mp4", 3), None), label_of(Video("b.mp4", (0, 2)), 4)
+    (3, tensor([1, 0, 1, 0]))
+    """
+    return video.label if classes is None else multi_hot([video.label], classes)[0]
 
 
 class UnreadVideos(Dataset[dict[str, Any]]):
@@ -133,8 +143,7 @@ class VideoDataset(Dataset[dict[str, Any] | Skipped]):
             return Skipped(video.path, str(error))
         if self.clips > 1 or frames.ndim > 4:
             frames = frames.reshape(-1, self.num_frames, *frames.shape[-3:])
-        label = video.label if self.classes is None else multi_hot([video.label], self.classes)[0]
-        return {"video": frames, "label": label, "index": index, "path": video.path}
+        return {"video": frames, "label": label_of(video, self.classes), "index": index, "path": video.path}
 
 
 def by_path(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

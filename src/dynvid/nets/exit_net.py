@@ -5,7 +5,7 @@ Shapes: B videos, T frames of a clip, n of them seen by an exit, K exits, C chan
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -183,7 +183,32 @@ class ExitNet(Grid):
         Raises:
             ValueError: The video has another shape.
         """
-        return self._answer(video, self.route, self.head_of)
+        return self._answer(self._embedded(video, self.route), self.route, self.head_of)
+
+    def embedded(self, video: Tensor) -> dict[int, Tensor]:
+        """What the exits average: for each depth with exits the embedded frames that they see, in processing order.
+
+        Everything before the mean over frames, which a frozen backbone computes once: `answer` is the rest.
+
+        Args:
+            video: As for `forward`.
+
+        Returns:
+            By depth, (n, B, C).
+
+        Example:
+            >>> net = UnifiedExitNet("test_resnet", num_classes=5, num_frames=8).eval()
+            >>> video = torch.zeros(2, 8, 3, 64, 64)
+            >>> {depth: tuple(x.shape) for depth, x in net.embedded(video).items()}
+            {2: (2, 2, 48), 3: (4, 2, 192), 4: (8, 2, 96)}
+            >>> torch.equal(net.answer(net.embedded(video)), net(video))
+            True
+        """
+        return self._embedded(video, self.route)
+
+    def answer(self, embedded: Mapping[int, Tensor]) -> Tensor:
+        """The logits of all exits, (K, B, classes), from what `embedded` gives."""
+        return self._answer(embedded, self.route, self.head_of)
 
     def cells(self, video: Tensor) -> Tensor:
         """Compute all cells whose depth has a head in one parallel pass: what an exit there would answer.
@@ -211,26 +236,28 @@ class ExitNet(Grid):
         if self._description["shift"] == "bidirectional" and self.num_frames > 1:
             raise InputError("the bidirectional shift looks at later frames, so only full inference has an answer")
         cells = [Exit(n, depth) for n in range(1, self.num_frames + 1) for depth in self.head_depths]
-        logits = self._answer(video, cells, [str(e.depth) for e in cells])
+        logits = self._answer(self._embedded(video, cells), cells, [str(e.depth) for e in cells])
         return logits.view(self.num_frames, -1, *logits.shape[1:])
 
-    def _answer(self, video: Tensor, cells: Sequence[Exit], heads: Sequence[str]) -> Tensor:
-        """The logits at M cells, each by the head of that name: (M, B, classes)."""
+    def _embedded(self, video: Tensor, cells: Sequence[Exit]) -> dict[int, Tensor]:
+        """The embedded frames that the cells at each depth see, (n, B, C)."""
         self.check_video(video)
         batch = len(video)
         x: Activations = self.to_frames(video[:, self.order])  # (T * B, 3, H, W)
-        logits: dict[int, Tensor] = {}
+        embedded = {}
         for depth in range(1, len(self.segments) + 1):
             x = self._run_all(depth, x)  # (T * B, ...)
-            here = [k for k, e in enumerate(cells) if e.depth == depth]
-            if not here:
-                continue
-            seen = first_rows(x, max(cells[k].frames for k in here) * batch)  # (n * B, ...)
-            seen, x = self._balance(depth, seen, x)
-            embedded = by_frame(self.embed(depth, seen), batch)  # (n, B, C)
-            for k in here:
-                logits[k] = self.heads[heads[k]](embedded[: cells[k].frames].mean(0))  # (B, classes)
-        return torch.stack([logits[k] for k in range(len(cells))])
+            frames = [e.frames for e in cells if e.depth == depth]
+            if frames:
+                seen = first_rows(x, max(frames) * batch)  # (n * B, ...)
+                seen, x = self._balance(depth, seen, x)
+                embedded[depth] = by_frame(self.embed(depth, seen), batch)  # (n, B, C)
+        return embedded
+
+    def _answer(self, embedded: Mapping[int, Tensor], cells: Sequence[Exit], heads: Sequence[str]) -> Tensor:
+        """The logits at M cells, each by the head of that name: (M, B, classes)."""
+        means = [embedded[e.depth][: e.frames].mean(0) for e in cells]  # (B, C)
+        return torch.stack([self.heads[head](mean) for head, mean in zip(heads, means, strict=True)])
 
     def _run_all(self, depth: int, x: Activations) -> Activations:
         """Take all T frames through segment `depth`; in training as `gradient_checkpointing` says."""
