@@ -313,6 +313,30 @@ def test_the_same_data_are_frames_again_after_the_fit(tree, tmp_path):
     assert data.features is None
 
 
+class Dead(torch.nn.Module):
+    """Gives what rectifiers give that no input reaches any more."""
+
+    def forward(self, x):
+        return torch.zeros(len(x), x.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("of_batch_norm", "way"), [({}, "and lower"), ({"freeze_batch_norm": True}, "freeze_batch_norm off")]
+)
+def test_an_exit_whose_features_have_died_is_named(tree, tmp_path, caplog, of_batch_norm, way):
+    caplog.set_level("INFO", "pytorch_lightning.utilities.rank_zero")
+    net, data = make(), VideoFolderDataModule(tree, **SMALL)
+    fit(net, data, tmp_path, **of_batch_norm)
+    assert "answers all videos alike" not in caplog.text
+    net.embeddings["3"] = Dead()
+    assert "beside a temporal shift" not in caplog.text
+    fit(net, data, tmp_path, freeze_backbone=False, **of_batch_norm)
+    assert ("beside a temporal shift" in caplog.text) == bool(of_batch_norm)
+    (line,) = (line for line in caplog.messages if "answers all videos alike" in line)
+    assert line.startswith("warning: exit 2x3 answers")
+    assert way in line
+
+
 @pytest.mark.slow
 def test_two_processes_share_a_folder(tree, tmp_path):
     code = (

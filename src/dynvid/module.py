@@ -71,7 +71,8 @@ class DynamicInferenceModule(pl.LightningModule):
             scheduler that multiplies it (such as MultiStepLR, or CosineAnnealingLR down to 0).
         backbone_lr_scale: The backbone's share of the learning rate; below 1 where it is pretrained.
         freeze_batch_norm: Keep the backbone's batch norm as it was pretrained, statistics and weights; for small
-            batches, or where it is folded into the convolutions.
+            batches, or where it is folded into the convolutions. Leave it off where classes are told by motion: without
+            batch norm that centres them again, rectified features that vanish for all videos never come back.
         freeze_backbone: Train the heads only, on features that are computed once for each video and its mirror image,
             from centre frames and centre crops, and kept below the trainer's `default_root_dir`; with other loaders
             than those of a `VideoDataModule` they are computed anew in each step.
@@ -298,6 +299,11 @@ class DynamicInferenceModule(pl.LightningModule):
             isinstance(callback, ModelCheckpoint) and callback.save_weights_only for callback in callbacks
         ):
             raise InputError("checkpoint.save_weights_only would leave out the averaged weights: leave it off")
+        if self.freeze_batch_norm and not self.freeze_backbone and self.net.shift_kind != "none":
+            rank_zero_info(
+                "warning: model.freeze_batch_norm beside a temporal shift: where motion tells the classes, nets stayed "
+                "at chance with it, their last features dead; leave it off unless the weights have batch norm folded in"
+            )
         self._compute_features()
 
     def _compute_features(self) -> None:
@@ -438,6 +444,25 @@ class DynamicInferenceModule(pl.LightningModule):
         for name, value in self._class_figures(logits[-1:], labels).items():
             self.log(f"val/{name}", value, sync_dist=True)
         self.log("val/mean_exit_accuracy", accuracy.mean(), sync_dist=True)
+        self._say_what_died()
+
+    def _say_what_died(self) -> None:
+        """Warn of exits that tell no video from another, as where all features before them are zero or saturated.
+
+        Rectifiers that a step has pushed below zero for every input have no gradient to come back by. Batch norm that
+        is trained centres them again with each batch; frozen, it lets them go.
+        """
+        assert self.curve is not None
+        fitting = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
+        if not fitting or len(self.curve.labels) < 2:
+            return
+        varies = self.curve.logits.float().std(1).amax(-1)  # (K,)
+        if dead := [f"{n}x{d}" for (n, d), x in zip(self.net.route, varies.tolist(), strict=True) if x < 1e-3]:
+            free = "leave model.freeze_batch_norm off, or " if self.freeze_batch_norm else ""
+            rank_zero_info(
+                f"warning: exit {', '.join(dead)} answers all videos alike: the features there have died, and do "
+                f"not come back; begin again, and {free}lower model.backbone_lr_scale or the learning rate"
+            )
 
     def on_test_start(self) -> None:
         """Say that the checkpoint is not calibrated, where it is not."""
