@@ -18,6 +18,7 @@ from dynvid.callbacks import Calibration
 from dynvid.cli import main
 from dynvid.data import Video, VideoFolderDataModule
 from dynvid.data.features import FeatureDataset, Features, digest_of_video
+from dynvid.data.members import Member
 from dynvid.errors import InputError, VideoError
 from dynvid.frozen import compute_features, key_of
 from dynvid.module import DynamicInferenceModule
@@ -152,7 +153,7 @@ def test_left_and_right_stay_apart_without_hflip(tree, tmp_path):
 def test_a_second_run_reads_no_frame_and_says_so(tree, tmp_path, monkeypatch):
     said: list[str] = []
     compute_features(make(), VideoFolderDataModule(tree, **SMALL), tmp_path, said.append)
-    monkeypatch.setattr("dynvid.data.dataset.open_video", lambda path: pytest.fail(f"{path} is read again"))
+    monkeypatch.setattr("dynvid.data.dataset.open_listed", lambda path: pytest.fail(f"{path} is read again"))
     compute_features(make(), VideoFolderDataModule(tree, **SMALL), tmp_path, said.append)
     first, second = said
     assert first.startswith("features of 10 videos in ")
@@ -212,6 +213,15 @@ def test_a_video_that_changes_while_it_is_read_is_refused(tree, tmp_path, monkey
     monkeypatch.setattr("dynvid.frozen.digest_of_video", lambda path: next(digests))
     with pytest.raises(VideoError, match=r"0\.mp4: has changed while it was read"):
         compute_features(make(), VideoFolderDataModule(tree, **SMALL), tmp_path)
+
+
+def test_clips_within_shards_are_found_by_their_content_too(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"content")
+    (tmp_path / "shard.tar").write_bytes(b"before" + b"content" + b"behind")
+    member = Member(str(tmp_path / "shard.tar"), 6, 7, "a.mp4")
+    assert digest_of_video(member.path) == digest_of_video(str(tmp_path / "a.mp4"))
+    with pytest.raises(VideoError, match=r"gone\.mp4: cannot open"):
+        digest_of_video(str(tmp_path / "gone.mp4"))
 
 
 def test_names_of_frames_count(tmp_path):

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dynvid.data.dataset import Skipped, Video, label_of
-from dynvid.errors import InputError, MissingFileError, VideoError
+from dynvid.data.members import source_of
+from dynvid.errors import DynvidError, InputError, MissingFileError, VideoError
 from dynvid.text import printable
 from dynvid.whole import write_whole
 
@@ -106,22 +108,32 @@ def digest_of_video(path: str) -> str:
     Raises:
         VideoError: It cannot be read.
     """
-    digest = sha256()
+    digest, source = sha256(), source_of(path)
     try:
-        folder = os.path.isdir(path)
-        for file in sorted(os.listdir(path)) if folder else [""]:
-            place = os.path.join(path, file) if file else path
-            if folder:
-                digest.update(os.fsencode(file) + b"\0" + str(os.path.getsize(place)).encode() + b"\0")
-            if os.path.isfile(place):
-                with open(place, "rb") as content:
-                    while chunk := content.read(2**20):
-                        digest.update(chunk)
-            elif not folder:
-                raise VideoError(f"{path}: no regular file")
-    except OSError as error:
-        raise VideoError(f"{path}: cannot open ({error.strerror})") from error
+        if not isinstance(source, str):
+            _add(source, digest)
+        elif os.path.isdir(path):
+            for name in sorted(os.listdir(path)):
+                place = os.path.join(path, name)
+                digest.update(os.fsencode(name) + b"\0" + str(os.path.getsize(place)).encode() + b"\0")
+                if os.path.isfile(place):
+                    _add(place, digest)
+        elif os.path.exists(path) and not os.path.isfile(path):
+            raise VideoError(f"{path}: no regular file")
+        else:
+            _add(path, digest)
+    except VideoError:
+        raise
+    except (OSError, DynvidError) as error:
+        raise VideoError(f"{path}: cannot open ({getattr(error, 'strerror', None) or error})") from error
     return digest.hexdigest()
+
+
+def _add(source: str | BinaryIO, digest: Any) -> None:
+    """Add what is in a file to a digest."""
+    with open(source, "rb") if isinstance(source, str) else source as content:
+        while chunk := content.read(2**20):
+            digest.update(chunk)
 
 
 def _digest(named: Mapping[str, Tensor]) -> Tensor:
