@@ -65,7 +65,7 @@ def test_a_misspelt_key_of_fit_keeps_its_name_and_suggests_the_nearest(capsys, a
 
 def test_a_key_that_is_like_no_other_lists_them(capsys):
     said = error(capsys, *FIT, "--model.optimizer.lr", "0.1", "--data.lr", "1")  # the first lr is known, the second not
-    assert said.startswith("--data.lr: no such key; there are balanced, batch_size, ")
+    assert said.startswith("--data.lr: no such key; there are background, balanced, batch_size, ")
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ class ShardDataModule(VideoDataModule):
         test_crops: Literal[1, 3] = 1,
         sampling: Sampling = "center",
         balanced: bool = False,
+        background: str | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -67,6 +68,7 @@ class ShardDataModule(VideoDataModule):
             test_crops=test_crops,
             sampling=sampling,
             balanced=balanced,
+            background=background,
         )
 
     @cached_property
