@@ -94,6 +94,7 @@ class DynamicInferenceModule(pl.LightningModule):
         chosen_by: Who of the validation split chose these weights: "nothing", "others" than those kept apart, or
             "these", all of them; "folds" where they were trained on too; None where that is not known.
         listing: A name for the list of videos that `fit` validated on.
+        features_folder: Where features of a frozen backbone are kept; None for below the trainer's `default_root_dir`.
         sampling: Which frame of each segment the data module takes in evaluation; prediction does likewise.
         profiles: Milliseconds of the exits, as `dynvid profile` measured them; they do not depend on the weights.
         validated_weights: A name for the weights that `fit` validated last; averaged ones are in the net for that only.
@@ -129,6 +130,7 @@ class DynamicInferenceModule(pl.LightningModule):
         net.spec()  # what cannot be written into checkpoints is said before anything is trained
         self.backbone_lr_scale, self.freeze_batch_norm = backbone_lr_scale, freeze_batch_norm
         self.freeze_backbone = freeze_backbone
+        self.features_folder: Path | None = None
         if freeze_backbone:
             net.segments.requires_grad_(False)
             net.embeddings.requires_grad_(False)
@@ -311,7 +313,8 @@ class DynamicInferenceModule(pl.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if not isinstance(data, VideoDataModule) or data.features is None:
             return
-        folder, world = Path(self.trainer.default_root_dir, "features"), self.trainer.world_size
+        folder = self.features_folder or Path(self.trainer.default_root_dir, "features")
+        world = self.trainer.world_size
         training = self.training
         self.eval()
         compute_features(self.net, data, folder, rank_zero_info, slice(self.trainer.global_rank, None, world))

@@ -321,3 +321,16 @@ def test_a_kill_loses_no_finished_fold(videos, run, tmp_path, monkeypatch, capsy
     assert pooled.paths == never_stopped.paths
     assert torch.equal(pooled.logits[:, :16], never_stopped.logits[:, :16])  # of the fold that was never stopped
     assert read_checkpoint(folder / "final/checkpoints/best.ckpt")["dynvid"]["operating_point"]["chosen_by"] == "folds"
+
+
+def test_features_of_a_frozen_backbone_are_computed_once_for_all_nets(videos, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO")
+    main(arguments("fit", videos, "--folds", "2", "--model.freeze_backbone", "true", "--data.hflip", "false"))
+    found = [line.partition(" (")[0] for line in caplog.messages if line.startswith("features of")]
+    assert found[0].startswith("features of 50 videos in ")
+    assert found[1:] == ["features of 50 videos were there"] * 2
+    files = [*Path("run/features").rglob("*.safetensors")]
+    assert len(files) == 50  # of train and val, each once
+    main(arguments("fit", videos, "--model.freeze_backbone", "true", "--data.hflip", "false"))
+    assert sorted(Path("run/features").rglob("*.safetensors")) == sorted(files)

@@ -190,6 +190,9 @@ class FoldCLI(DynvidCLI):
             InputError: The run that is to go on is another one, or there are fewer recordings than folds.
         """
         super().instantiate_classes()
+        self.model.features_folder = (
+            self.folder.parents[2] / "features"
+        )  # one for all nets, and for `fit` without folds
         data, count = self.datamodule, self.whole.count
         if self.fold == 1:
             data.prepare_data()
