@@ -32,7 +32,7 @@ class Setting(NamedTuple):
     Attributes:
         size: Of frames, in pixels.
         seeds: By shift, how many seeds are run frozen, and how many of them tuned too.
-        epochs: Of a frozen backbone, and of a tuned one; where that is one, it is for the time only.
+        epochs: Of a frozen backbone, and of a tuned one.
     """
 
     size: int
@@ -41,7 +41,7 @@ class Setting(NamedTuple):
 
 
 SETTINGS = {
-    "ucf101_5": Setting(128, {"none": (3, 1)}, {"frozen": 30, "tuned": 1}),
+    "ucf101_5": Setting(128, {"none": (3, 1)}, {"frozen": 30, "tuned": 6}),
     "weizmann4": Setting(96, {"none": (3, 1), "online": (3, 1)}, {"frozen": 30, "tuned": 6}),
     "generated": Setting(64, {"none": (1, 0), "online": (1, 1)}, {"frozen": 30, "tuned": 6}),
 }

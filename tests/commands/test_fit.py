@@ -261,6 +261,7 @@ def test_training_does_not_go_on_from_a_net_that_saw_the_validation_split(here, 
     assert "trained on the validation videos too, by `fit --folds`, so they can neither choose nor calibrate" in line
 
 
+@pytest.mark.slow
 def test_another_run_begins_beside_the_first(here, videos, capsys):
     """With averaged weights, one exit, and folds that are asked for in a config, which other commands read too."""
     Path("folds.yaml").write_text("folds: 2\ncheckpoint:\n  monitor: val/accuracy\n")
@@ -274,6 +275,7 @@ def test_another_run_begins_beside_the_first(here, videos, capsys):
     assert capsys.readouterr().out.startswith(f"checkpoint: {second}/final/checkpoints/best.ckpt")
 
 
+@pytest.mark.slow
 def test_sets_of_labels_have_folds_too(videos, tmp_path, monkeypatch, capsys):
     rows = (videos / "a.csv").read_text().splitlines()
     rows[1:] = [row.replace(",dark,", ",bright;dark,") if n % 5 == 0 else row for n, row in enumerate(rows[1:])]
@@ -323,6 +325,7 @@ def test_a_kill_loses_no_finished_fold(videos, run, tmp_path, monkeypatch, capsy
     assert read_checkpoint(folder / "final/checkpoints/best.ckpt")["dynvid"]["operating_point"]["chosen_by"] == "folds"
 
 
+@pytest.mark.slow
 def test_features_of_a_frozen_backbone_are_computed_once_for_all_nets(videos, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     caplog.set_level("INFO")
