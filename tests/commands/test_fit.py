@@ -337,3 +337,54 @@ def test_features_of_a_frozen_backbone_are_computed_once_for_all_nets(videos, tm
     assert len(files) == 50  # of train and val, each once
     main(arguments("fit", videos, "--model.freeze_backbone", "true", "--data.hflip", "false"))
     assert sorted(Path("run/features").rglob("*.safetensors")) == sorted(files)
+
+
+FINAL = "run/folds/version_0/final/checkpoints/best.ckpt"
+
+
+def test_weights_that_have_seen_the_validation_videos_make_no_promise_on_them(videos, here, capsys):
+    began = ["--model.net.pretrained", FINAL]
+    said = fails(capsys, *arguments("fit", videos, "--folds", "2", *began))
+    assert "was trained on these videos, so no fold would be new to it" in said
+    main(arguments("fit", videos, *began, "--trainer.max_epochs", "1"))
+    (best,) = Path("run/lightning_logs").rglob("best.ckpt")
+    point = Recognizer.load(best).point
+    assert (point.chosen_by, point.promised and not point.full_inference) == ("these", False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("confidence", "chosen_by"), [("0.95", "others"), ("null", "these")])
+def test_a_run_that_begins_with_another_knows_who_chose_its_weights(
+    videos, tmp_path, monkeypatch, confidence, chosen_by
+):
+    monkeypatch.chdir(tmp_path)
+    first = arguments("fit", videos, "--calibration.max_drop=0.6", "--calibration.confidence", confidence)
+    main(first)
+    (best,) = Path("run/lightning_logs").rglob("best.ckpt")
+    assert DynamicInferenceModule.load_from_checkpoint(best).chosen_by == chosen_by
+    again = ["--calibration.max_drop=0.6", "--model.net.pretrained", str(best)]
+    main(arguments("fit", videos, *again))
+    after = Path("run/lightning_logs/version_1/checkpoints/best.ckpt")
+    assert DynamicInferenceModule.load_from_checkpoint(after).chosen_by == chosen_by
+    with pytest.raises(SystemExit):
+        main(arguments("fit", videos, "--folds", "2", *again))
+
+
+def test_the_number_of_folds_may_stand_in_quotes(videos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("folds.yaml").write_text('folds: "2"\n')
+    main(arguments("fit", videos, "--config", "folds.yaml", "--checkpoint.every_n_epochs", "5"))
+    assert Path(FINAL).exists()
+    last = read_checkpoint(Path(FINAL).with_name("last.ckpt"))
+    best = read_checkpoint(FINAL)
+    assert all(torch.equal(x, last["state_dict"][name]) for name, x in best["state_dict"].items())
+    assert last["epoch"] == 1
+
+
+def test_what_is_missing_moves_no_fold(videos, here, tmp_path, capsys):
+    moved = tmp_path / videos.parent.name / videos.name
+    shutil.copytree(videos, moved)
+    shutil.rmtree(moved / "3")
+    shutil.rmtree("run/folds/version_0/final")
+    main(arguments("fit", moved, "--folds", str(FOLDS), "--ckpt_path", "last", "--data.max_missing", "0.1"))
+    assert capsys.readouterr().out.count("finished before") == FOLDS

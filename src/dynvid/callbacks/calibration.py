@@ -89,16 +89,18 @@ class Calibration(pl.Callback):
         if trainer.state.fn == "fit" and pl_module.chosen_by == "folds":
             raise InputError(
                 f"{trainer.ckpt_path}: trained on the validation videos too, by `fit --folds`, so they can neither "
-                "choose nor calibrate: give --folds again, or begin another run with --model.net.pretrained"
+                "choose nor calibrate: give --folds again, or begin another run"
             )
         exits = len(pl_module.net.route)
         if trainer.state.fn != "fit" or self._divided or (exits == 1 and self.max_error is None):
             return
         self._divided = True
         recordings = recordings_in(trainer.val_dataloaders)
-        before = (pl_module.chosen_by or "these") if trainer.ckpt_path else None  # who chose in the run that goes on
+        listed = listing(trainer.val_dataloaders)
+        # Who chose in the run that goes on, or in the one that left the weights that this one begins with.
+        before = (pl_module.chosen_by or "these") if trainer.ckpt_path else _chose_pretrained(pl_module, listed)
         chosen_by, pl_module.kept_apart = self._divide(recordings, _something_chooses(trainer), before, exits)
-        pl_module.chosen_by, pl_module.listing = chosen_by, listing(trainer.val_dataloaders)
+        pl_module.chosen_by, pl_module.listing = chosen_by, listed
         if recordings:
             rank_zero_info(f"calibration: {self._told(recordings, pl_module.kept_apart, chosen_by == 'these', exits)}")
 
@@ -148,7 +150,7 @@ class Calibration(pl.Callback):
         """What is promised, at which share, and what follows where it cannot be."""
         asked: list[tuple[str, float, str]] = []
         if self.target.promises and exits > 1:
-            ways = "ways on: a budget, or calibration.confidence null, which promises nothing"
+            ways = "ways on, none with a promise: --folds 5 (estimates), a budget, or calibration.confidence null"
             asked.append((self.target.rule, self.target.value, f"checkpoints will hold full inference; {ways}"))
         if self.max_error is not None and self.target.confidence is not None:
             asked.append(("max_error", self.max_error, "no answer will be withheld"))
@@ -187,6 +189,21 @@ class Calibration(pl.Callback):
             promise = f"to promise {rule} {100 * value:g} % with {100 * confidence:g} % confidence"
             told += f"; {promise} takes {takes}, so {otherwise}"
         return told
+
+
+def _chose_pretrained(module: DynamicInferenceModule, listed: str) -> ChosenBy | None:
+    """Who chose the weights of dynvid that a net begins with; None where these videos had no part in them.
+
+    A net of all folds has trained on validation videos too. Which videos another net has trained on nobody has written
+    down; but if it was validated on these, they are not among them.
+    """
+    by, of = (module.net.pretrained_by[name] for name in ("chosen_by", "listing"))
+    if by == "folds":
+        rank_zero_info("warning: model.net.pretrained has trained on its validation videos (fit --folds): no promise")
+        return "these"
+    if not of or of != listed:
+        return None
+    return by if by in ("nothing", "others") else "these"
 
 
 def _something_chooses(trainer: pl.Trainer) -> bool:

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -33,9 +34,10 @@ from dynvid.commands.parser import given
 from dynvid.commands.source import Source, record
 from dynvid.commands.train import DynvidCLI
 from dynvid.data.datamodule import folds_of
+from dynvid.data.dataset import Split
 from dynvid.data.files import read_json
 from dynvid.data.overview import few_recordings
-from dynvid.errors import InputError
+from dynvid.errors import DynvidError, InputError
 from dynvid.module import DynamicInferenceModule
 from dynvid.multilabel import accuracy_word
 from dynvid.outputs import OUT_OF_FOLD, Outputs, pooled
@@ -44,6 +46,7 @@ from dynvid.saving import WholeFiles
 from dynvid.text import printable
 from dynvid.whole import write_whole
 
+SPLITS: tuple[Split, ...] = ("train", "val")
 FREE = {  # arguments of the trainer that nets of one run may differ in
     *("accelerator", "default_root_dir", "devices", "enable_model_summary", "enable_progress_bar", "limit_val_batches"),
     *("log_every_n_steps", "logger", "num_sanity_val_steps"),
@@ -56,6 +59,8 @@ def run(args: list[str] | None) -> None:
     with suppress(InputError):  # a config that is not there: the command's own parser says so
         asked = [place.value for place in given(sys.argv[1:] if args is None else args) if place.key == "folds"]
         folds = asked[-1] if asked else None
+    if isinstance(folds, str) and re.fullmatch(r"\d{1,9}", folds):  # in quotes, as the parser takes it too
+        folds = int(folds)
     if type(folds) is not int:  # none, or what the parser refuses
         train.run(args)
         return
@@ -176,8 +181,7 @@ class FoldCLI(DynvidCLI):
         config.trainer.default_root_dir = str(self.folder)
         config.trainer.limit_val_batches = config.trainer.num_sanity_val_steps = 0
         config.checkpoint.monitor, config.checkpoint.save_last = None, True
-        config.checkpoint.save_top_k = 0 if self.fold else 1
-        config.checkpoint.filename, config.checkpoint.dirpath = "best", str(self.folder / "checkpoints")
+        config.checkpoint.save_top_k, config.checkpoint.dirpath = 0, str(self.folder / "checkpoints")
         config.ckpt_path = (
             "last" if any(name.endswith(".ckpt") for name in _names(self.folder / "checkpoints")) else None
         )
@@ -196,8 +200,14 @@ class FoldCLI(DynvidCLI):
         data, count = self.datamodule, self.whole.count
         if self.fold == 1:
             data.prepare_data()
+            if self._has_seen(self.model.net.pretrained_by):
+                raise InputError(
+                    "model.net.pretrained: that net was trained on these videos, so no fold would be new to it; begin "
+                    "with weights of other data"
+                )
             data.fold = (0, count)
-            videos = data.videos("train")
+            # As listed, since that is what is divided: what is missing now may be there when the run goes on.
+            videos = [video for split in SPLITS for video in data.listed(split)]
             numbers = folds_of(videos, count, data.seed)
             members = [
                 [video.path for video, k in zip(videos, numbers, strict=True) if k == fold]
@@ -208,6 +218,14 @@ class FoldCLI(DynvidCLI):
                 print(f"warning: {few}")
             print("folds: nothing is chosen by videos of a fold; each net is what its last epoch leaves")
         data.fold = (self.fold, count)
+
+    def _has_seen(self, pretrained_by: Mapping[str, Any]) -> bool:
+        """Whether weights are of a net that was trained on recordings of the folds, as far as it says."""
+        if pretrained_by["chosen_by"] == "folds":
+            return True
+        with suppress(DynvidError):  # there may be no validation split, or its videos may be missing
+            return pretrained_by["listing"] in {listing_of([video.path for video in self.datamodule.videos("val")])}
+        return False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, without what works on a validation split.
@@ -280,10 +298,10 @@ class FoldCLI(DynvidCLI):
         table = last.with_name(f"outputs_{OUT_OF_FOLD}.parquet")
         replace(outputs, point=point, weights=weights).save(table)
         print(f"outputs: {printable(table)} (calibrates again in seconds with `dynvid calibrate --outputs`)")
-        for path in (last.with_name("best.ckpt"), last):
-            checkpoint = read_checkpoint(path)
-            checkpoint["state_dict"] |= {"policy.thresholds": thresholds, "curve_thresholds": curve}
-            checkpoint["dynvid"] |= {"calibrated": True, "operating_point": point.plain()}
+        checkpoint = read_checkpoint(last)
+        checkpoint["state_dict"] |= {"policy.thresholds": thresholds, "curve_thresholds": curve}
+        checkpoint["dynvid"] |= {"calibrated": True, "operating_point": point.plain()}
+        for path in (last.with_name("best.ckpt"), last):  # none is better than what the last epoch leaves
             WholeFiles().save_checkpoint(checkpoint, path)
         return point
 
@@ -302,6 +320,8 @@ def _plain(config: Any) -> dict[str, Any]:
     """What of a config makes the nets what they are."""
     everything = config.as_dict()
     kept = {key: everything.get(key) for key in ("folds", "seed_everything", "data", "model")}
+    for name in ("root", "num_workers", "max_missing"):  # videos that moved or are missing change no fold
+        kept["data"].get("init_args", {}).pop(name, None)
     return kept | {"trainer": {key: value for key, value in everything["trainer"].items() if key not in FREE}}
 
 

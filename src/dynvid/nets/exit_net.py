@@ -126,6 +126,7 @@ class ExitNet(Grid):
         _check_shift(shift, self.route, self.frame_order)
         self._build(body, shift, shift_div, heads, dropout)
         load_weights(self, weights)
+        self.pretrained_by = {name: weights.said.get(name) for name in ("chosen_by", "listing")}
         self._description = _described(
             given | {"route": [list(e) for e in self.route], "frame_order": self.frame_order}
         )

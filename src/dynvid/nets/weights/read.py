@@ -32,6 +32,12 @@ class Weights(NamedTuple):
         """What timm is told of it."""
         return self.path if self.kind == "timm" else False
 
+    @property
+    def said(self) -> Mapping[str, Any]:
+        """What a checkpoint of dynvid says of itself beside its weights; nothing where they are others'."""
+        said = self.content.get("dynvid")
+        return said if self.kind == "dynvid" and isinstance(said, Mapping) else {}
+
 
 def read_weights(path: bool | str, backbone: object) -> Weights:
     """What a file holds, told by the names in it.
