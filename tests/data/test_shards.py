@@ -366,6 +366,51 @@ class TestShardsOfOthers:
         with pytest.raises(InputError, match=r"a\.bin: no shard of clips .*compressed"):
             list(samples_of_chunk(io.BytesIO(head + as_footer(sink)), layout, "a.bin"))
 
+    def test_null_says_nothing(self, tmp_path: Path) -> None:
+        null = json.dumps({"group": None, "label": None, "path": None, "split": None, "class": None}).encode()
+        with tarfile.open(tmp_path / "val-0.tar", "w") as tar:
+            for name, content in (("a.cls", b"3"), ("a.json", null), ("b.json", null), ("b.cls", b"4")):
+                add(tar, name, content)
+                if name in ("a.json", "b.cls"):
+                    add(tar, f"{name[0]}.mp4", b"x")
+        index_shards(tmp_path)
+        found = read_manifest((tmp_path / MANIFEST).read_bytes(), "m").clips
+        assert [clip[4:] for clip in found] == [("3", "val", "", "a.mp4"), ("4", "val", "", "b.mp4")]
+
+    def test_null_says_nothing_in_arrow_either(self) -> None:
+        batch = pa.record_batch({"path": pa.array([None], pa.string()), "video": pa.array([b"x"], pa.binary())})
+        sink = io.BytesIO()
+        with pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        layout = read_layout(index_of_chunks([("a.bin", 1, 9)]), "index.json")._replace(
+            names=["path", "video"], formats=["str", "bytes"]
+        )
+        (found,) = samples_of_chunk(io.BytesIO(struct.pack("<8I", 1, *[32] * 7) + as_footer(sink)), layout, "a.bin")
+        assert (found.name, found.fields) == ("0", {})
+
+    @pytest.mark.parametrize("key", ["label", "class"])
+    @pytest.mark.parametrize("value", [["a", "b"], {"a": 1}, True, 1.0])
+    def test_what_is_no_class_is_refused(self, tmp_path: Path, key: str, value: object) -> None:
+        with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+            add(tar, "clip7.json", json.dumps({key: value}).encode())
+            add(tar, "clip7.mp4", b"x")
+        with pytest.raises(InputError, match=rf"train-0\.tar, clip7\.mp4: {key} .* is neither a text nor a whole num"):
+            index_shards(tmp_path)
+
+    def test_a_class_is_a_number_and_a_label_a_name_where_names_are_numbers(self, tmp_path: Path) -> None:
+        said = [{"class": 0}, {"class": "1"}, {"class": 3}, {"label": 1}, {"label": "2"}, {"label": 0}]
+        with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+            for n, fields in enumerate(said):
+                add(tar, f"{n}.json", json.dumps(fields).encode())
+                add(tar, f"{n}.cls", b"2")
+                add(tar, f"{n}.mp4", b"x")
+            add(tar, "last.cls", b"2")
+            add(tar, "last.mp4", b"x")
+        (tmp_path / "classes.txt").write_text("1\n2\n3\n")
+        index_shards(tmp_path)
+        found = read_manifest((tmp_path / MANIFEST).read_bytes(), "m").clips
+        assert [clip.label for clip in found] == ["1", "2", "3", "1", "2", "1", "3"]
+
     def test_what_they_do_not_say_is_asked_for(self, tmp_path: Path) -> None:
         def lines(name: str, *members: tuple[str, bytes]) -> str:
             folder = tmp_path / str(len([*tmp_path.iterdir()]))

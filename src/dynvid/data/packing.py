@@ -309,11 +309,16 @@ def _packed(sample: Sample, shard: str, split: str, names: Sequence[str]) -> Pac
     known = SPLITS.get(str(said.get("split", split)).lower())
     if known is None:
         raise InputError(f"{printable(shard)}: no split is said; call the shards train-..., val-... and test-...")
-    label = str(said.get("label", said.get("class", "")))
-    if names and label not in names and label.isdecimal() and int(label) < len(names):
+    where = f"{printable(shard)}, {printable(sample.name)}"
+    key = "label" if "label" in said else "class"
+    value = said.get(key, "")
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise InputError(f"{where}: {key} {quoted(str(value))} is neither a text nor a whole number")
+    label = str(value)
+    # What is called a class is a number, as in `.cls`, even where names look like numbers; a label is a name.
+    if (key == "class" or label not in names) and label.isdecimal() and int(label) < len(names):
         label = names[int(label)]
     if not label or (names and label not in names):
-        where = f"{printable(shard)}, {printable(sample.name)}"
         raise InputError(f"{where}: {f'class {quoted(label)} is not in {_CLASSES}' if label else 'no class is said'}")
     path, group, digest = (str(said.get(key, "")) for key in ("path", "group", "sha256"))
     return Packed(shard, sample.offset, sample.length, digest, label, known, group, path or sample.name)

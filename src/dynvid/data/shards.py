@@ -301,7 +301,7 @@ def _samples_of_arrow(file: BinaryIO, start: int, length: int, layout: Layout) -
         _, offsets, values = column.buffers()
         bounds = np.frombuffer(offsets, kind)[column.offset :][: len(column) + 1].tolist()
         before = values.address - content.address if values else 0
-        for (first, last), fields in zip(pairwise(bounds), batch.select(said).to_pylist(), strict=True):
+        for (first, last), fields in zip(pairwise(bounds), map(_said, batch.select(said).to_pylist()), strict=True):
             if before < 0 or before + last > len(content):
                 raise InputError("its record batches are compressed")
             yield Sample(start + before + first, last - first, str(fields.get("path", number)), fields)
@@ -314,7 +314,12 @@ def _is_name(file: object) -> bool:
 
 def _object(text: str) -> dict[str, Any]:
     content = json.loads(text)
-    return content if isinstance(content, dict) else {}
+    return _said(content) if isinstance(content, dict) else {}
+
+
+def _said(fields: dict[str, Any]) -> dict[str, Any]:
+    """Without what is null, which says nothing."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _read(file: BinaryIO, size: int) -> bytes:
