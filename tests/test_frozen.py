@@ -1,8 +1,10 @@
 """Training heads on features of a frozen backbone: the same answers as the whole net, and never features of others."""
 
+import itertools
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from copy import deepcopy
 
@@ -16,8 +18,9 @@ from torch.utils.data import DataLoader
 from dynvid import DepthExitNet, ExitNet, InputExitNet, UnifiedExitNet
 from dynvid.callbacks import Calibration
 from dynvid.cli import main
-from dynvid.data import Video, VideoFolderDataModule
+from dynvid.data import ShardDataModule, Video, VideoFolderDataModule, pack
 from dynvid.data.features import FeatureDataset, Features, digest_of_video
+from dynvid.data.manifest import Manifest, Packed
 from dynvid.data.members import Member
 from dynvid.errors import InputError, VideoError
 from dynvid.frozen import compute_features, key_of
@@ -209,8 +212,8 @@ def test_a_video_that_changed_is_computed_again_whatever_its_name_size_and_time(
 
 
 def test_a_video_that_changes_while_it_is_read_is_refused(tree, tmp_path, monkeypatch):
-    digests = iter(f"{n:064d}" for n in range(1000))
-    monkeypatch.setattr("dynvid.frozen.digest_of_video", lambda path: next(digests))
+    numbers = itertools.count()
+    monkeypatch.setattr("dynvid.frozen.digest_of_video", lambda path: f"{next(numbers):064d}")
     with pytest.raises(VideoError, match=r"0\.mp4: has changed while it was read"):
         compute_features(make(), VideoFolderDataModule(tree, **SMALL), tmp_path)
 
@@ -222,6 +225,56 @@ def test_clips_within_shards_are_found_by_their_content_too(tmp_path):
     assert digest_of_video(member.path) == digest_of_video(str(tmp_path / "a.mp4"))
     with pytest.raises(VideoError, match=r"gone\.mp4: cannot open"):
         digest_of_video(str(tmp_path / "gone.mp4"))
+
+
+def test_clips_of_packed_shards_are_read_for_their_frames_only(tree, tmp_path, monkeypatch):
+    files, net = VideoFolderDataModule(tree, **SMALL), make()
+    pack(files, tmp_path / "packed", shard_size=20_000)
+    compute_features(net, files, tmp_path / "of files")
+    monkeypatch.setattr("dynvid.frozen.digest_of_video", lambda path: pytest.fail(f"{path} is read for its digest"))
+    packed = ShardDataModule(tmp_path / "packed", **SMALL)
+    compute_features(net, packed, tmp_path / "of shards")
+    names = [sorted(path.name for path in (tmp_path / of).rglob("*.safetensors")) for of in ("of files", "of shards")]
+    assert names[0] == names[1]
+    assert len(names[0]) == 16  # six and their mirror images, and four
+
+
+@pytest.mark.parametrize("said", ["../../../gone", "F" * 64, "0" * 64 + "\n", ""])
+def test_no_other_text_of_a_manifest_is_a_digest(tmp_path, said):
+    clips = [Packed("train-0.tar", n, 1, digest, "a", "train", "", "b") for n, digest in enumerate([said, "0" * 64])]
+    (tmp_path / "manifest.parquet").write_bytes(Manifest(clips, ["a"], plan="packed here").to_bytes())
+    assert ShardDataModule(tmp_path).digests() == {f"{tmp_path}/train-0.tar#1+1/b": "0" * 64}
+
+
+def test_what_others_say_of_their_shards_is_not_believed(tmp_path):
+    clips = [Packed("train-0.tar", 0, 1, "0" * 64, "a", "train", "", "b")]
+    (tmp_path / "manifest.parquet").write_bytes(Manifest(clips, ["a"]).to_bytes())
+    assert ShardDataModule(tmp_path).digests() == {}
+
+
+def test_looking_videos_up_tells_how_far_it_is(tree, tmp_path, monkeypatch):
+    said: list[str] = []
+    data, net = VideoFolderDataModule(tree, **SMALL), make()
+    compute_features(net, data, tmp_path)
+    monkeypatch.setattr("dynvid.frozen._SECONDS_A_LINE", -1.0)
+    compute_features(net, data, tmp_path, said.append)
+    assert [line.split(",")[0] for line in said[:-1]] == [
+        f"features: {n} of 10 videos looked up by their content" for n in range(1, 10)
+    ]
+
+
+def test_the_first_unreadable_video_stops_the_look(tree, tmp_path, monkeypatch):
+    def digest(path):
+        looked.append(path)
+        time.sleep(0.02)
+        raise VideoError(f"{path}: cannot open")
+
+    looked: list[str] = []
+    monkeypatch.setattr("dynvid.frozen.digest_of_video", digest)
+    monkeypatch.setattr("dynvid.data.VideoFolderDataModule.views", lambda self: dict.fromkeys(map(str, range(500))))
+    with pytest.raises(VideoError, match=r"^0: cannot open"):
+        compute_features(make(), VideoFolderDataModule(tree, **SMALL), tmp_path)
+    assert len(looked) < 100
 
 
 def test_names_of_frames_count(tmp_path):

@@ -4,7 +4,8 @@ What is kept is what the exits average, as `ExitNet.embedded` gives it: all that
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
@@ -72,11 +73,13 @@ def compute_features(
     features = data.features = data.features or Features()
     features.folder = Path(folder, key_of(net, data))
     views, started, told = data.views(), time.monotonic(), time.monotonic()
-    for path in views:
-        try:
-            features.digests[path] = digest_of_video(path)
-        except VideoError as error:
-            _leave_out(path, str(error), data, features)
+    known = {path: digest for path, digest in data.digests().items() if path in views}
+    features.digests |= known
+    for path, digest in _digests([path for path in views if path not in known], say):
+        if isinstance(digest, VideoError):
+            _leave_out(path, str(digest), data, features)
+        else:
+            features.digests[path] = digest
     lacking = {path: _lacking(path, views[path], features, say) for path in features.digests}
     mine, done = [path for path in list(views)[part] if lacking.get(path)], 0
     for items in data.frames(mine) if mine else ():
@@ -85,7 +88,7 @@ def compute_features(
         for item in items:
             if isinstance(item, Skipped):
                 _leave_out(item.path, item.reason, data, features)
-            elif digest_of_video(item["path"]) != features.digests[item["path"]]:
+            elif item["path"] not in known and digest_of_video(item["path"]) != features.digests[item["path"]]:
                 raise VideoError(f"{item['path']}: has changed while it was read; begin again")
             else:
                 shown[item["path"]] = item["video"]
@@ -101,6 +104,25 @@ def compute_features(
             told = now
             say(f"features: {done} of {len(mine)} videos, about {left} left")
     _say_what_is_there(views, features, done, time.monotonic() - started, say)
+
+
+def _digests(paths: Sequence[str], say: Callable[[str], None]) -> Iterator[tuple[str, str | VideoError]]:
+    """What is in videos, by `digest_of_video`, or why it cannot be read."""
+    started = told = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:  # in object storage, a video is a request
+        for done, (path, digest) in enumerate(zip(paths, pool.map(_digest, paths), strict=True), 1):
+            yield path, digest
+            if (now := time.monotonic()) - told > _SECONDS_A_LINE and done < len(paths):
+                left = _duration((now - started) / done * (len(paths) - done))
+                told = now
+                say(f"features: {done} of {len(paths)} videos looked up by their content, about {left} left")
+
+
+def _digest(path: str) -> str | VideoError:
+    try:
+        return digest_of_video(path)
+    except VideoError as error:
+        return error
 
 
 def _lacking(path: str, views: set[bool], features: Features, say: Callable[[str], None]) -> list[bool]:

@@ -355,6 +355,10 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             return {video.path: {False} for video in self._known("val")} | train
         return train
 
+    def digests(self) -> dict[str, str]:
+        """By path, SHA-256 of what is in videos, in hexadecimal, where it is known without reading them."""
+        return {}
+
     def frames(self, paths: Sequence[str]) -> DataLoader[Any]:
         """Frames of videos as evaluation takes them: batches are lists of items, and of `Skipped`, in this order."""
         dataset = self._dataset([Video(path, 0) for path in paths], eval_transform(self.size), on_error="skip")

@@ -1,19 +1,22 @@
 """Videos in shards, as `dynvid pack` writes them, or others do."""
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from dynvid.data.datamodule import VideoDataModule
 from dynvid.data.dataset import OnError, Split, Video
-from dynvid.data.manifest import MANIFEST, Manifest, read_manifest
+from dynvid.data.manifest import MANIFEST, Manifest, Packed, read_manifest
 from dynvid.data.members import Member, member_of
 from dynvid.data.sampling import Sampling
 from dynvid.data.store import inside, read
 from dynvid.data.walk import entries_once, is_folder
 from dynvid.errors import InputError, MissingFileError
 from dynvid.text import printable
+
+_SHA256 = re.compile("[0-9a-f]{64}")  # names a file of features: nothing else may
 
 
 class ShardDataModule(VideoDataModule):
@@ -84,16 +87,13 @@ class ShardDataModule(VideoDataModule):
                 "right; set `hflip` to false"
             )
         label_of = {name: label for label, name in enumerate(self.class_names)}
-        place_of = {shard: inside(str(self.root), shard) for shard in {clip.shard for clip in self._manifest.clips}}
-        return [
-            Video(
-                Member(place_of[clip.shard], clip.offset, clip.length, clip.path).path,
-                label_of[clip.label],
-                clip.group,
-            )
-            for clip in self._manifest.clips
-            if clip.split == split
-        ]
+        return [Video(path, label_of[clip.label], clip.group) for path, clip in self._clips() if clip.split == split]
+
+    def digests(self) -> dict[str, str]:
+        """Those of the manifest, if `dynvid pack` took them; what others said of their shards is not believed."""
+        if not self._manifest.plan:
+            return {}
+        return {path: clip.sha256 for path, clip in self._clips() if _SHA256.fullmatch(clip.sha256)}
 
     def find(self, paths: Collection[str]) -> dict[str, str]:
         """Where listed clips are: exactly there, if their shard is.
@@ -112,6 +112,12 @@ class ShardDataModule(VideoDataModule):
                     )
                 found[path] = path
         return found
+
+    def _clips(self) -> Iterator[tuple[str, Packed]]:
+        """The clips of the manifest, with the paths as which they are listed."""
+        place_of = {shard: inside(str(self.root), shard) for shard in {clip.shard for clip in self._manifest.clips}}
+        for clip in self._manifest.clips:
+            yield Member(place_of[clip.shard], clip.offset, clip.length, clip.path).path, clip
 
     def _sizes(self) -> dict[str, int]:
         """The bytes of each file of the folder and of those in it."""
