@@ -217,10 +217,14 @@ def test_videos_that_fit_may_have_trained_on_promise_nothing(checkpoint, tmp_pat
 
 
 def test_the_table_beside_the_new_checkpoint_is_under_its_point(trained, checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content["dynvid"]["background"] = content["dynvid"]["class_names"][3]
+    torch.save(content, checkpoint)
     assert run(checkpoint, *data_of(trained), "--max-drop", "0.3") == 0
     outputs, module = Outputs.read(tmp_path / "net-max_drop-0.3.parquet"), load(tmp_path / "net-max_drop-0.3.ckpt")
     assert outputs.point == module.point
     assert torch.equal(outputs.policy.thresholds, module.policy.thresholds)
+    assert outputs.background == module.background == outputs.class_names[3]
 
 
 @pytest.mark.slow

@@ -137,6 +137,7 @@ def record(module: DynamicInferenceModule, source: Source) -> tuple[Outputs, int
             "listing": listing(source.loader),
         },
         profiles=module.profiles,
+        background=module.background,
     )
     return outputs, left_out
 
