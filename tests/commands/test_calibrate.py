@@ -351,8 +351,12 @@ def test_answers_are_withheld_from_recorded_outputs_to_labels_and_report(trained
     command("report", tmp_path)
     assert "90.0 % of 40 videos were answered, 0.0 % of these wrongly" in capsys.readouterr().out
 
-    assert run(tmp_path / "careful.ckpt", "--thresholds", "0.9", "0.9", "0.9", "--output", tmp_path / "hand.ckpt") == 0
-    assert load(tmp_path / "hand.ckpt").reject is None  # of other thresholds
+    for old, withheld in (("careful", True), ("hand", False)):  # of other thresholds, which is said once
+        capsys.readouterr()
+        new = tmp_path / ("hand.ckpt" if withheld else "again.ckpt")
+        assert run(tmp_path / f"{old}.ckpt", "--thresholds", "0.9", "0.9", "0.9", "--output", new) == 0
+        assert load(new).reject is None
+        assert ("answers: no longer withheld" in capsys.readouterr().out) == withheld
 
 
 def test_what_does_not_go_with_max_error_is_said(checkpoint, tmp_path, capsys):

@@ -15,7 +15,9 @@ from dynvid.data.dataset import Skipped
 from dynvid.data.sampling import cheap_indices, segment_indices
 from dynvid.data.transforms import decode_size, eval_transform
 from dynvid.errors import InputError, VideoError
+from dynvid.folder import Int8
 from dynvid.inference import Recognizer, prepare
+from dynvid.inference.recipe import Recipe
 from dynvid.module import DynamicInferenceModule
 from dynvid.policy import ThresholdPolicy
 
@@ -292,6 +294,19 @@ def test_answers_below_the_threshold_are_withheld_to_the_bit(net, clips, policy)
         assert one.answered == of_many.answered == (each.probability >= middle)
         assert (one.label, one.probability, one.exit) == (each.label, each.probability, each.exit)
     assert 0 < sum(careful(clip).answered for clip in clips) < len(clips)
+
+
+@pytest.mark.parametrize("threshold", [0.5, None])
+def test_int8_graphs_say_that_they_withhold_nothing_where_the_model_does(net, policy, tmp_path, monkeypatch, threshold):
+    Recognizer(net, policy, NAMES, reject=Reject(0.05, threshold=threshold)).save(tmp_path / "model")
+    known = Int8([0.9, 0.9, 0.9, 0.0], OperatingPoint("budget", 1.0), 6, [1.0] * 4, 0.1)
+    recipe = Recipe("default", "int8", torch.device("cpu"), 0, "openvino")
+    monkeypatch.setattr("dynvid.inference.recognizer.load_program", lambda *given: (net, recipe, known))
+    int8 = Recognizer.load(tmp_path / "model", runtime="openvino", precision="int8")
+    said = "answers are not withheld: the int8 graphs have no reject threshold"
+    assert int8.notes() == ([said] if threshold else [])
+    int8.reject = Reject(0.05, threshold=0.9)  # one of their own, given by hand
+    assert int8.notes() == []
 
 
 def test_a_background_that_is_no_class_is_refused(net):

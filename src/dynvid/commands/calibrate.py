@@ -84,6 +84,8 @@ def run(arguments: list[str]) -> int:
         print(f"answers: {printable(reject)}")
         if offered := reject.offered():
             print(offered)
+    elif module.reject is not None and module.reject.threshold is not None:
+        print("answers: no longer withheld, for that went by the old thresholds; give --max-error again")
     print(f"checkpoint: {printable(output)}")
     return int(unreadable > 0)
 

@@ -145,6 +145,7 @@ class Recognizer(Shared):
         self.audit = Audit(audit, point) if isinstance(audit, int | float) else audit
         self.preparation = Preparation(net.num_frames, net.input_size)
         self._loaded: Loaded | None = None
+        self._reject_left = False  # whether the model withholds answers, but not by its int8 graphs
 
     @classmethod
     def load(
@@ -185,6 +186,7 @@ class Recognizer(Shared):
         if precision == "auto" and any(promise is not None and promise.promised for promise in (point, reject)):
             precision = "float32"  # rounding moves labels and exits, and a promise knows nothing of it
         calibrated = is_calibrated(checkpoint)
+        withholds = reject is not None and reject.threshold is not None
         taken: ExitNet | Program
         if runtime == "torch":
             taken, recipe = prepare(net, optimize, precision, device)  # type: ignore[arg-type]  # it refuses int8
@@ -198,14 +200,17 @@ class Recognizer(Shared):
         recognizer.preparation = recognizer.preparation._replace(sampling=saved.get("sampling", "center"))
         if saved.get("gmacs"):
             *recognizer.gmacs, recognizer.full_gmacs = saved["gmacs"]
+        recognizer._reject_left = withholds and reject is None
         recognizer._loaded = Loaded.at(place, recognizer._given(), precision == "int8")
         return recognizer
 
     def notes(self) -> list[str]:
-        """What a user should know before it labels anything, a line each: no thresholds, or rounded answers."""
+        """What a user should know before it labels anything, a line each: such as no thresholds, or rounded answers."""
         lines = [] if self.calibrated else ["not calibrated: every video gets full inference"]
         if self.reject is not None and self.reject.threshold is None:
             lines.append(printable(self.reject))
+        if self.reject is None and self._reject_left:
+            lines.append("answers are not withheld: the int8 graphs have no reject threshold")
         if self.recipe and self.recipe.precision == "bfloat16":
             promised = any(promise is not None and promise.promised for promise in (self.point, self.reject))
             what = "its promise was made in float32" if promised else "exact"
