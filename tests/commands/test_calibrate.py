@@ -184,8 +184,11 @@ def test_videos_that_chose_the_checkpoint_promise_nothing(trained, checkpoint, t
     content = torch.load(checkpoint, weights_only=True)
     content["dynvid"] |= {"chosen_by": chosen_by}
     torch.save(content, tmp_path / "chosen.ckpt")
-    assert run(tmp_path / "chosen.ckpt", *data_of(trained), "--max-drop", "0.3") == 1
-    assert "the validation videos chose this checkpoint, or may have" in capsys.readouterr().err
+    for more, others in ((["--max-drop", "0.3"], True), (["--max-drop", "0.3", "--max-error", "0.3"], False)):
+        assert run(tmp_path / "chosen.ckpt", *data_of(trained), *more) == 1
+        said = capsys.readouterr().err
+        assert "the validation videos chose this checkpoint, or may have" in said
+        assert ("--videos" in said) == others  # which have no labels
     assert not list(tmp_path.glob("*.parquet"))
     loose = ["--max-drop", "0.3", "--confidence", "null", "--output", tmp_path / "loose.ckpt"]
     assert run(tmp_path / "chosen.ckpt", *data_of(trained), *loose) == 0

@@ -206,6 +206,16 @@ def test_calibrate_takes_the_pooled_table_and_no_validation_split(here, videos, 
     for target in ("--max-drop=0.5", "--budget=1"):
         line = fails(capsys, "calibrate", best, "--config", "folder.yaml", *data, target)
         assert "trained on the validation videos too, by `fit --folds`" in line
+    fold = str(here / "fold-1" / "checkpoints" / "last.ckpt")
+    for words in (
+        [best, "--outputs", table],
+        [best, "--outputs", table, "--confidence=null"],
+        [best, "--videos", str(videos)],
+        [best, "--config", "folder.yaml", *data],
+        [fold, "--outputs", one, "--max-drop=0.5"],
+    ):
+        line = fails(capsys, "calibrate", *words, "--max-error=0.1")
+        assert line.endswith("a net of `fit --folds` can have no reject threshold; fit without --folds")
     new = [str(videos / str(n)) for n in range(50, 54)]
     said = calibrated(capsys, best, "--videos", *new, "--max-disagreement=0.9")
     assert "promised with 95 % confidence: at most 90 % of new videos" in said

@@ -25,7 +25,7 @@ from dynvid.calibration import (
 )
 from dynvid.checkpoint import is_calibrated, read_checkpoint
 from dynvid.commands.parser import DataOfConfig, Parser
-from dynvid.commands.source import Source, find_source, record
+from dynvid.commands.source import NO_REJECT, Source, find_source, record
 from dynvid.data import VideoDataModule
 from dynvid.errors import InputError
 from dynvid.module import DynamicInferenceModule
@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
     module = DynamicInferenceModule.load_from_checkpoint(options.checkpoint)
     target = _target(options)
     if options.max_error is not None:
-        _check_max_error(options, is_calibrated(checkpoint))
+        _check_max_error(options, module.chosen_by, is_calibrated(checkpoint))
     profile = _profile(options, module)
     if options.thresholds:
         _by_hand(options.thresholds, len(module.net.route))
@@ -184,13 +184,16 @@ def _target(options: Any) -> Target | None:
     return Target(**asked, confidence=options.confidence) if asked else None
 
 
-def _check_max_error(options: Any, calibrated: bool) -> None:
+def _check_max_error(options: Any, chosen_by: ChosenBy | None, calibrated: bool) -> None:
     """Refuse what does not go with --max-error.
 
     Raises:
-        InputError: It is out of its range; there are no labels; or it is alone, and there is nothing to leave as it is.
+        InputError: It is out of its range; the net is of folds; there are no labels; or it is alone, and there is
+            nothing to leave as it is.
     """
     check_max_error(options.max_error, options.confidence)
+    if chosen_by == "folds":
+        raise InputError(NO_REJECT)
     if options.videos:
         raise InputError("--max-error needs labels, which --videos does not have: use --config or --outputs")
     if not (options.config or options.outputs):

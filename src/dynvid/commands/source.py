@@ -21,6 +21,9 @@ from dynvid.multilabel import multi_hot
 from dynvid.outputs import OUT_OF_FOLD, Outputs, recordings_of
 from dynvid.text import printable
 
+# Its scores are not those of the nets that answered, and it has seen every video with a label.
+NO_REJECT = "--max-error: a net of `fit --folds` can have no reject threshold; fit without --folds"
+
 
 class Source(NamedTuple):
     """Videos that are still to be answered.
@@ -54,13 +57,11 @@ def find_source(
         if outputs.run.get("sampling", "center") != module.sampling:
             raise InputError(f"{printable(path)}: recorded with other frames than the checkpoint is evaluated on")
         if outputs.split == OUT_OF_FOLD and options.max_error is not None:
-            raise InputError(
-                "--max-error is a promise, and answers of other nets (out of fold) make none: use --videos"
-            )
+            raise InputError(NO_REJECT)
         if outputs.split == "test":
             raise InputError(f"{printable(path)}: thresholds are never chosen on test data; use validation's")
         if outputs.split == "val":
-            _refuse_others(module, promises, str(outputs.run.get("listing", "")))
+            _refuse_others(module, options, promises, str(outputs.run.get("listing", "")))
         return outputs
     if options.videos:
         found, _ = search(options.videos)
@@ -99,7 +100,7 @@ def find_source(
         if module.class_names and data.class_names != module.class_names:
             raise InputError("the data has other classes than the checkpoint knows")
         loader = data.val_dataloader()
-        _refuse_others(module, promises, listing(loader))
+        _refuse_others(module, options, promises, listing(loader))
         return Source(loader, loader.dataset.videos, "val")
     return None
 
@@ -142,7 +143,7 @@ def record(module: DynamicInferenceModule, source: Source) -> tuple[Outputs, int
     return outputs, left_out
 
 
-def _refuse_others(module: DynamicInferenceModule, promises: bool, listed: str) -> None:
+def _refuse_others(module: DynamicInferenceModule, options: Any, promises: bool, listed: str) -> None:
     """Only the videos that `fit` validated on, less those that chose, can promise anything as a validation split.
 
     Raises:
@@ -155,7 +156,8 @@ def _refuse_others(module: DynamicInferenceModule, promises: bool, listed: str) 
         )
     if not promises:
         return
-    ways = "take others (--videos), fit again with the promise, or take --confidence null, which promises nothing"
+    others = "" if options.max_error is not None else "take others (--videos), "  # which have no labels
+    ways = f"{others}fit again with the promise, or take --confidence null, which promises nothing"
     if module.chosen_by in (None, "these"):
         raise InputError(
             f"the validation videos chose this checkpoint, or may have, so they cannot promise anything: {ways}"
