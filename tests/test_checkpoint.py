@@ -170,6 +170,7 @@ def with_value(value):
         (change(["dynvid", "score"], "guess"), "score is 'guess': use"),
         (change(["dynvid", "score"], ["margin"]), r"score is \['margin'\]: use"),
         (change(["dynvid", "multi_label"], "yes"), "multi_label is 'yes', not true or false"),
+        (change(["dynvid", "freeze_backbone"], 1), "freeze_backbone is 1, not true or false"),
         (change(["dynvid", "chosen_by"], ["these"]), r"chosen_by is \['these'\]: use nothing, others, these"),
         (change(["dynvid", "listing"], 5), "listing is 5, not a name"),
         (change(["dynvid", "temperatures"], "hot"), "temperatures are 'hot', not a list of numbers above 0"),

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from dynvid import DepthExitNet, ExitNet, InputExitNet, UnifiedExitNet
@@ -374,6 +375,31 @@ def test_the_same_data_are_frames_again_after_the_fit(tree, tmp_path):
     module = fit(make(), data, tmp_path, freeze_backbone=False)
     assert module.curve is not None
     assert data.features is None
+
+
+def test_training_goes_on_with_the_part_of_the_net_that_it_began_with(tree, tmp_path):
+    def run(epochs, frozen, ckpt_path=None):
+        trainer = pl.Trainer(
+            max_epochs=epochs,
+            default_root_dir=tmp_path,
+            callbacks=[ModelCheckpoint(tmp_path, filename=f"{frozen}")],
+            accelerator="cpu",
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=False,
+        )
+        module = DynamicInferenceModule(make(), freeze_backbone=frozen)
+        trainer.fit(module, datamodule=VideoFolderDataModule(tree, **SMALL), ckpt_path=ckpt_path)
+        return trainer
+
+    for began, goes_on in ((True, False), (False, True)):
+        run(1, began)
+        with pytest.raises(InputError, match=rf"with model\.freeze_backbone={began} \(here {goes_on}\)"):
+            run(2, goes_on, tmp_path / f"{began}.ckpt")
+    old = torch.load(tmp_path / "True.ckpt", weights_only=True)
+    del old["dynvid"]["freeze_backbone"]  # older checkpoints do not say
+    torch.save(old, tmp_path / "old.ckpt")
+    assert run(2, True, tmp_path / "old.ckpt").current_epoch == 2
 
 
 class Dead(torch.nn.Module):

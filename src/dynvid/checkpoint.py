@@ -101,7 +101,7 @@ def described(checkpoint: Mapping[str, Any], path: str | Path = "the checkpoint"
     background = saved.get("background")
     if background is not None and not (isinstance(background, str) and background in (names or ())):
         raise InputError(f"{path}: background is {shown(background)}, not the name of a class")
-    for name in ("calibrated", "multi_label"):
+    for name in ("calibrated", "multi_label", "freeze_backbone"):
         if not isinstance(saved.get(name, True), bool):
             raise InputError(f"{path}: {name} is {shown(saved[name])}, not true or false")
     if saved.get("chosen_by") not in (None, *get_args(ChosenBy)):

@@ -587,6 +587,7 @@ class DynamicInferenceModule(pl.LightningModule):
             "profiles": [profile.plain() for profile in self.profiles],
             "reject": self.reject.plain() if self.reject is not None and found else None,
             "background": self.background,
+            "freeze_backbone": self.freeze_backbone,
         }
 
     def _fits(self, state: Mapping[str, Tensor]) -> bool:
@@ -630,7 +631,7 @@ class DynamicInferenceModule(pl.LightningModule):
         """Compare the checkpoint with this module before its weights are loaded.
 
         Raises:
-            ValueError: It holds another net or other classes.
+            ValueError: It holds another net or other classes; or training would go on with another part of the net.
         """
         saved = described(checkpoint)
         mine, theirs = self.net.spec()["init_args"], saved["net"]["init_args"]
@@ -645,6 +646,12 @@ class DynamicInferenceModule(pl.LightningModule):
             raise InputError(
                 f"the checkpoint's thresholds are for the score {saved['score']!r} (here {self.policy.score_name!r}): "
                 "use the config it was trained with"
+            )
+        frozen = saved.get("freeze_backbone", self.freeze_backbone)  # older checkpoints do not say
+        if fitting and frozen != self.freeze_backbone:
+            raise InputError(
+                f"the checkpoint was trained with model.freeze_backbone={frozen} (here {self.freeze_backbone}): go on "
+                "as it began, or begin anew from its weights, with model.net.pretrained"
             )
         if saved.get("multi_label", False) != self.multi_label:
             raise InputError(
