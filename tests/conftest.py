@@ -1,4 +1,5 @@
 import os
+import signal
 from pathlib import Path
 
 import av
@@ -6,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+
+# What a shell starts in the background ignores Ctrl-C, and so would the processes to which tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
