@@ -13,7 +13,7 @@ from dynvid import DepthExitNet, ExitNet, InputExitNet, ThresholdPolicy, Unified
 from dynvid.inference.compiled import CompiledSegment, Island, warm_up
 from dynvid.inference.forced import random_clips
 from dynvid.inference.pool import Pool, at_once
-from dynvid.inference.recipe import prepare
+from dynvid.inference.recipe import packs_bf16, prepare
 from dynvid.inference.shifted import Shifted, shift_in_place
 from dynvid.nets.shift import Frames, OnlineTemporalShift, running
 
@@ -95,6 +95,10 @@ def test_islands_answer_as_the_net(eager, backbone):
 def test_compiled_nets_answer_as_the_net(cls, shift, precision):
     net = cls("test_resnet", num_classes=5, num_frames=4, input_size=48, shift=shift).eval()
     expected, _ = prepare(net, "default", precision, "cpu")
+    if precision == "bfloat16" and not packs_bf16():
+        with pytest.raises(ValueError, match="this processor cannot run compiled nets in bfloat16: take float32"):
+            prepare(net, "compile", precision, "cpu")
+        return
     fast, _ = prepare(net, "compile", precision, "cpu")
     close = {"rtol": 1e-4, "atol": 1e-5} if precision == "float32" else {"rtol": 0.02, "atol": 0.005}
     policy = ThresholdPolicy(thresholds=[0.22] * len(net.route))

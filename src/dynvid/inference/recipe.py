@@ -72,7 +72,7 @@ def prepare(
 
     Raises:
         RuntimeError: The net is in training mode.
-        ValueError: An unknown word, or no such device.
+        ValueError: An unknown word, no such device, or a processor that cannot run compiled nets in bfloat16.
 
     Example:
         >>> net = ExitNet("test_resnet", num_classes=5, num_frames=2).eval()
@@ -89,6 +89,8 @@ def prepare(
     place = _device(device)
     if precision == "auto":
         precision = "bfloat16" if optimize != "none" and has_bf16(place) else "float32"
+    if optimize == "compile" and precision == "bfloat16" and place.type == "cpu" and not packs_bf16():
+        raise InputError("this processor cannot run compiled nets in bfloat16: take float32, or `default`")
     fast = copy.deepcopy(net).float().requires_grad_(False)
     folded = 0
     if optimize != "none":
@@ -121,6 +123,13 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(_instructions())
+
+
+def packs_bf16() -> bool:
+    """Whether oneDNN can pack bfloat16 weights on this processor, as compiled nets ask it to."""
+    have = torch.cpu.get_capabilities()
+    wide = all(have.get(name) for name in ("avx512_bw", "avx512_vl", "avx512_dq"))
+    return have.get("architecture") != "x86_64" or wide or bool(have.get("avx_ne_convert"))
 
 
 def _instructions() -> str:
