@@ -214,7 +214,9 @@ def test_what_litdata_and_webdataset_write_is_read(source, tmp_path):
     here = str(Path(__file__).parent)
     outs = [str(tmp_path / name) for name in ("lit", "pickled")]
     subprocess.run([sys.executable, tmp_path / "write.py", here, json.dumps(paths), *outs], check=True, timeout=300)
-    with pytest.raises(InputError, match=r"pickled/train/index\.json: data_format .*pickle.*: shards of"):
+    with pytest.raises(
+        InputError, match=r"pickled/train/index\.json: no shard of clips .*data_format .*pickle.*: shards of"
+    ):
         index_shards(tmp_path / "pickled")
     with wds.ShardWriter(str(tmp_path / "wds-%d.tar").replace("wds-", "train-"), maxcount=7) as sink:
         for n, path in enumerate(paths):
