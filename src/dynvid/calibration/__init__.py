@@ -23,7 +23,7 @@ from dynvid.calibration.intervals import (
 from dynvid.calibration.operate import Operation, operate
 from dynvid.calibration.point import ChosenBy, Offer, OperatingPoint, counted
 from dynvid.calibration.promise import smallest_risk, thresholds_for_risk, videos_needed
-from dynvid.calibration.reject import Reject, RejectOffer, check_max_error, find_reject, reject_level
+from dynvid.calibration.reject import Reject, RejectOffer, answered_at, check_max_error, find_reject, reject_level
 from dynvid.calibration.search import FoundRoute, best_route
 from dynvid.calibration.target import CALIBRATING, Target, find_point, kept_apart, listing_of, measured
 from dynvid.calibration.temperature import calibration_error, fit_temperatures
@@ -43,6 +43,7 @@ __all__ = [
     "Reject",
     "RejectOffer",
     "Target",
+    "answered_at",
     "anytime_interval",
     "best_route",
     "bounded_interval",

@@ -243,7 +243,7 @@ def _cleared(probability: Tensor, wrong: Tensor, max_error: float, error: float)
     begins = starts(len(probability), max_error, error)
     part = error / max(len(begins), 1)
     held, before, best, known = 0.0, 0, None, -1
-    for threshold, answered, errors in _thresholds(probability, wrong):
+    for threshold, answered, errors in answered_at(probability, wrong):
         held, before = held + part * sum(before < begin <= answered for begin in begins), answered
         clears = errors == known  # as with fewer videos, which were cleared
         if held and not clears and errors <= max_error * answered:
@@ -257,12 +257,21 @@ def _cleared(probability: Tensor, wrong: Tensor, max_error: float, error: float)
 
 def _observed(probability: Tensor, wrong: Tensor, max_error: float) -> float | None:
     """The lowest threshold that keeps to an error on these videos themselves; None where there is none."""
-    kept = [t for t, answered, errors in _thresholds(probability, wrong) if errors <= max_error * answered * (1 + 1e-9)]
+    kept = [t for t, answered, errors in answered_at(probability, wrong) if errors <= max_error * answered * (1 + 1e-9)]
     return kept[-1] if kept else None
 
 
-def _thresholds(probability: Tensor, wrong: Tensor) -> list[tuple[float, int, int]]:
-    """From high to low: each probability, and how many videos reach it, and how many of these are wrong."""
+def answered_at(probability: Tensor, wrong: Tensor) -> list[tuple[float, int, int]]:
+    """From high to low: each probability, and how many videos reach it, and how many of these are wrong.
+
+    Args:
+        probability: Of the answer that each video is given, float (N,).
+        wrong: Whether it is wrong, bool (N,).
+
+    Example:
+        >>> answered_at(torch.tensor([0.5, 0.75, 0.5]), torch.tensor([True, False, False]))
+        [(0.75, 1, 0), (0.5, 3, 1)]
+    """
     ordered, order = probability.sort(descending=True)
     errors = wrong[order].cumsum(0)
     last = torch.ones_like(wrong)

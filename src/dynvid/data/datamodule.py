@@ -28,6 +28,7 @@ from dynvid.data.dataset import (
     by_path,
     classes_of,
     collate,
+    count_classes,
 )
 from dynvid.data.features import FeatureDataset, Features
 from dynvid.data.files import find_all, read_excluded, whole_path, write_missing
@@ -302,7 +303,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
 
     def class_counts(self) -> list[int]:
         """Training videos of each class."""
-        counts = Counter(label for video in self._known("train") for label in classes_of(video))
+        counts = count_classes(self._known("train"))
         return [counts[label] for label in range(self.num_classes)]
 
     def num_training_videos(self) -> int:
@@ -390,7 +391,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             num_workers = self.num_workers
         sampler = None
         if train and self.balanced:
-            counts = Counter(label for video in videos for label in classes_of(video))
+            counts = count_classes(videos)
             weights = [max(1 / counts[label] for label in classes_of(video)) for video in videos]
             sampler = WeightedRandomSampler(weights, len(videos))
         return DataLoader(

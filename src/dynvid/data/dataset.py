@@ -1,6 +1,7 @@
 """Labelled videos as a map-style dataset, and batches of them."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -40,6 +41,15 @@ def classes_of(video: Video) -> tuple[int, ...]:
     ((3,), (0, 2), (-1,))
     """
     return (video.label if isinstance(video.label, tuple) else (video.label,)) or (-1,)
+
+
+def count_classes(videos: Iterable[Video]) -> Counter[int]:
+    """How many videos have each class; a video of a set counts for each of its classes.
+
+    >>> count_classes([Video("a.mp4", (0, 2)), Video("b.mp4", (2,))])
+    Counter({2: 2, 0: 1})
+    """
+    return Counter(label for video in videos for label in classes_of(video))
 
 
 def label_of(video: Video, classes: int | None) -> Label | Tensor:

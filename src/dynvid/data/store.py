@@ -135,16 +135,13 @@ def read(path: str) -> bytes | None:
     Raises:
         InputError: It cannot be read.
     """
-    try:
+    with requested(path), suppress(FileNotFoundError):
         if not is_uri(path):
             return Path(path).read_bytes()
         system, inside = filesystem_of(path)
         with system.open_input_stream(inside) as file:
             return bytes(file.read())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
+    return None
 
 
 class RemoteFile(io.RawIOBase):

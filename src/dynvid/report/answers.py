@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynvid.calibration import Interval, bounded_interval, listing_of, share_interval
+from dynvid.calibration import Interval, answered_at, bounded_interval, listing_of, share_interval
 from dynvid.outputs import Outputs
 from dynvid.report.words import percent
 
@@ -44,15 +44,11 @@ def answers(outputs: Outputs) -> dict[str, Any]:
 
 def _risk(sure: Tensor, wrong: Tensor) -> dict[str, Any]:
     """The curve of risk against coverage, and the area under it (Geifman et al., ICLR 2019)."""
-    probability, order = sure.cpu().sort(descending=True)
-    errors = wrong.cpu()[order].double().cumsum(0)
-    last = torch.ones(len(order), dtype=torch.bool)
-    last[:-1] = probability[1:] != probability[:-1]  # videos of one probability are answered together
-    ends = last.nonzero()[:, 0]
-    risk = errors[ends] / (ends + 1)
-    area = float((risk * torch.diff(ends + 1, prepend=torch.zeros(1, dtype=torch.long))).sum() / len(order))
-    shown = np.unique(np.linspace(0, len(ends) - 1, POINTS).round().astype(int))
-    return {"curve": [[(int(ends[n]) + 1) / len(order), float(risk[n])] for n in shown], "area": area}
+    _, answered, errors = np.array(answered_at(sure.cpu(), wrong.cpu()), dtype=float).T
+    share, risk = answered / len(sure), errors / answered
+    shown = np.unique(np.linspace(0, len(share) - 1, POINTS).round().astype(int))
+    curve = [[float(share[n]), float(risk[n])] for n in shown]
+    return {"curve": curve, "area": float(risk @ np.diff(share, prepend=0.0))}
 
 
 def _verdict(outputs: Outputs, given: Tensor, wrong: Tensor) -> tuple[bool | None, str | None]:
