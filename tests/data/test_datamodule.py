@@ -54,6 +54,8 @@ def test_a_background_that_is_no_class_is_said_before_anything_is_trained(tree: 
     VideoFolderDataModule(tree, background="wave").setup("fit")
     with pytest.raises(ValueError, match="background=nothing: no class, which are jump, wave"):
         VideoFolderDataModule(tree, background="nothing").setup("fit")
+    with pytest.raises(ValueError, match="background beside multi_label: of sets, the empty one says that"):
+        VideoFolderDataModule(tree, background="wave", multi_label=True).setup("fit")
 
 
 def test_folders(tree: Path) -> None:

@@ -1,5 +1,6 @@
 """What the report says of answers, against loops over videos."""
 
+import math
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -115,3 +116,25 @@ def test_the_mark_lies_on_the_curve_at_what_is_answered(make_outputs):
     assert min(abs(x - px) + abs(y + 7 - py) for px, py in places) < 0.5
     width = places[-1][0] - 38
     assert (x - 38) / width == pytest.approx(summary["answers"]["answered"], abs=0.01)
+
+
+def test_a_set_is_withheld_by_the_probability_of_all_of_it_and_wrong_if_any_name_is(make_sets):
+    outputs = make_sets(videos=800)
+    outputs.logits[:, :400] += 3 * (2 * outputs.labels[:400] - 1)  # half of them are easy
+    found = outputs.rejected(0.1, 0.95)
+    assert found.promised
+    given = replace(outputs, reject=found)
+    sure, errors = [], []
+    for n, k in enumerate(outputs.taken.tolist()):  # one video and one name at a time
+        p = (outputs.logits[k, n].double() / outputs.policy.temperatures[k]).sigmoid().tolist()
+        sure.append(math.prod(max(x, 1 - x) for x in p))
+        errors.append([x > 0.5 for x in p] != [bool(y) for y in outputs.labels[n]])
+    apart = [abs(x - found.threshold) > 1e-6 for x in sure]  # those at the threshold round as they like
+    said = given.answered.tolist()
+    assert all(is_given == (x >= found.threshold) for x, is_given, far in zip(sure, said, apart, strict=True) if far)
+    wrong = [error for error, is_given in zip(errors, said, strict=True) if is_given]
+    assert 0 < len(wrong) < 800
+    assert found.error == pytest.approx(sum(wrong) / len(wrong))
+    reported = summarise(given)["answers"]
+    assert reported["error"] == pytest.approx(found.error)
+    assert reported["background"] is None
