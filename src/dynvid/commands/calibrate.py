@@ -1,6 +1,7 @@
 """`dynvid calibrate`: another operating point for a trained checkpoint."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -253,26 +254,12 @@ def _calibrated(
         InputError: The videos cannot promise what is asked for, or lack labels that it takes.
     """
     exits = len(module.net.route)
-    temperatures = None if options.temperature is False else module.policy.temperatures
+    temperatures: Sequence[float] | None = None if options.temperature is False else module.policy.temperatures
     chosen_by: ChosenBy = "nothing"
-    if outputs is None:
-        if options.temperature:
-            raise InputError("--temperature true needs videos with labels: --config, or --outputs")
-    else:
-        if not outputs.labelled and (options.temperature or options.max_drop is not None):
-            asked = "--temperature true" if options.temperature else "--max-drop"
-            raise InputError(f"{asked} needs labels, which these videos do not have; --max-disagreement does not")
-        apart = kept_apart(outputs.recordings)
-        if options.temperature:
-            part = outputs.of(~apart)
-            temperatures = fit_temperatures(part.logits, part.labels)
-        if outputs.split == "val":
-            chosen_by = module.chosen_by or "these"
-        elif outputs.split == OUT_OF_FOLD:
-            chosen_by = "folds"
-        fitted = temperatures is not None and any(t != 1 for t in temperatures)
-        if options.temperature or (outputs.split in ("val", OUT_OF_FOLD) and (chosen_by == "others" or fitted)):
-            outputs = outputs.of(apart)
+    if outputs is not None:
+        outputs, temperatures, chosen_by = _calibrating(options, module, outputs)
+    elif options.temperature:
+        raise InputError("--temperature true needs videos with labels: --config, or --outputs")
     score = options.score or module.policy.score_name
     policy = ThresholdPolicy(exits, None, score, temperatures, module.multi_label)
     curve = torch.full((num_candidates(exits), exits), torch.inf)
@@ -312,6 +299,33 @@ def _calibrated(
     if options.max_error is not None:
         reject = outputs.under(policy, point).rejected(options.max_error, options.confidence, chosen_by)
     return thresholds, curve, policy, point, reject
+
+
+def _calibrating(
+    options: Any, module: DynamicInferenceModule, outputs: Outputs
+) -> tuple[Outputs, Sequence[float] | None, ChosenBy]:
+    """The videos that calibrate, the temperatures, and who chose the checkpoint: what is fitted goes by the others.
+
+    Raises:
+        InputError: They lack labels that are needed.
+    """
+    if not outputs.labelled and (options.temperature or options.max_drop is not None):
+        asked = "--temperature true" if options.temperature else "--max-drop"
+        raise InputError(f"{asked} needs labels, which these videos do not have; --max-disagreement does not")
+    temperatures: Sequence[float] | None = None if options.temperature is False else module.policy.temperatures
+    apart = kept_apart(outputs.recordings)
+    if options.temperature:
+        part = outputs.of(~apart)
+        temperatures = fit_temperatures(part.logits, part.labels)
+    chosen_by: ChosenBy = "nothing"
+    if outputs.split == "val":
+        chosen_by = module.chosen_by or "these"
+    elif outputs.split == OUT_OF_FOLD:
+        chosen_by = "folds"
+    fitted = temperatures is not None and any(t != 1 for t in temperatures)
+    if options.temperature or (outputs.split in ("val", OUT_OF_FOLD) and (chosen_by == "others" or fitted)):
+        outputs = outputs.of(apart)
+    return outputs, temperatures, chosen_by
 
 
 def _by_hand(given: list[str], exits: int) -> Tensor:
