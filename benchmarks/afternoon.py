@@ -67,6 +67,8 @@ def main() -> None:
         sender.start()
         live = ["live", name, ADDRESS, "--window", "3", "--tries", "0"]  # its end counts as lost
         steps.append(step(here, f"label a live stream of {len(streamed)} clips", live, status=1))
+    if not steps[-1]["said"]:
+        sys.exit("the stream was not heard")
     write(RESULTS / "afternoon.json", json.dumps(steps, indent=1) + "\n")
     print(f"{sum(s['seconds'] for s in steps) / 60:.1f} minutes in all")
 
@@ -101,7 +103,7 @@ def step(here: Path, what: str, arguments: Sequence[str], status: int = 0) -> di
 
 def send(clips: Sequence[Path]) -> None:
     """Stream clips one after the other, at their own pace."""
-    time.sleep(15)  # until somebody listens
+    time.sleep(5)  # what comes before somebody listens is lost; after ten seconds of nothing nobody listens any more
     with av.open(ADDRESS, "w", format="mpegts") as output:
         stream = output.add_stream("mpeg2video", rate=25)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 320, 240, "yuv420p", 2_000_000
